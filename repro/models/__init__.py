@@ -1,0 +1,8 @@
+"""Models that no library has, in timm's idiom, and the catalogue that builds every variant of a table.
+
+Importing this package registers the ported families with timm, so that ``timm.create_model("sbcformer_xs")`` works.
+"""
+
+from repro.models.official import StateDictError, load_official
+
+__all__ = ["StateDictError", "load_official"]

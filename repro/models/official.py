@@ -1,0 +1,63 @@
+"""Load a state dict in the layout of a family's official checkpoints.
+
+A ported family keeps its own module names, in timm's idiom, and states how they map to the official ones in a function
+``official_key(key) -> key`` of its module. From that one statement follow loading, the error text (in the names that
+the checkpoint's owner knows) and timm's ``checkpoint_filter_fn``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+
+from repro.errors import ModelError
+
+
+class StateDictError(ModelError):
+    """A state dict that does not fit a model; every fault is named."""
+
+
+def official_keys(model: nn.Module) -> dict[str, str]:
+    """Map each official checkpoint key of ``model`` to the model's own state-dict key, in the model's order.
+
+    Families without a mapping of their own use their module names as they stand.
+    """
+    module = sys.modules[type(model).__module__]
+    rename: Callable[[str], str] = getattr(module, "official_key", lambda key: key)
+    return {rename(key): key for key in model.state_dict()}
+
+
+def checkpoint_filter_fn(state_dict: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """Rename official keys to the model's own, for ``timm.models.build_model_with_cfg``; others pass through."""
+    names = official_keys(model)
+    return {names.get(key, key): value for key, value in state_dict.items()}
+
+
+def load_official(model: nn.Module, state_dict: Mapping[str, torch.Tensor]) -> nn.Module:
+    """Load ``state_dict``, in the official checkpoint's layout, strictly into ``model`` and return the model.
+
+    Nothing is written before every key and shape has been checked, so a model is never half loaded.
+
+    Raises
+    ------
+    StateDictError
+        Names every missing key, unexpected key and wrong shape, in the official names.
+    """
+    own = model.state_dict()
+    names = official_keys(model)
+    faults = [f"missing key {key}" for key in names if key not in state_dict]
+    faults += [f"unexpected key {key}" for key in state_dict if key not in names]
+    for key, value in state_dict.items():
+        if key not in names:
+            continue
+        if not isinstance(value, torch.Tensor):
+            faults.append(f"{key} is a {type(value).__name__}, not a tensor")
+        elif value.shape != own[names[key]].shape:
+            faults.append(f"{key} has shape {list(value.shape)}, the model {list(own[names[key]].shape)}")
+    if faults:
+        raise StateDictError(f"the state dict does not fit {type(model).__name__}: " + "; ".join(faults))
+    model.load_state_dict({names[key]: value for key, value in state_dict.items()}, strict=True)
+    return model
