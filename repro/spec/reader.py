@@ -1,0 +1,206 @@
+"""Typed reading of YAML that remembers where everything stood.
+
+YAML's own types are not used: a scalar is the text between its quotes, so that ``1.10`` stays ``1.10`` and ``no`` stays
+``no``. Every mistake of a file is gathered; :meth:`Reader.finish` raises them together.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+
+from repro.errors import InputError, Problem
+
+try:  # libyaml is part of PyYAML's wheels; the pure loader reads the same language ten times slower
+    from yaml import CSafeLoader as _Loader
+except ImportError:  # pragma: no cover - depends on how PyYAML was built
+    from yaml import SafeLoader as _Loader
+
+T = TypeVar("T")
+_INTEGER = re.compile(r"[+-]?\d+")
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+_TRUTH = {"true": True, "yes": True, "false": False, "no": False}
+
+
+def suggestion(word: str, known: Collection[str]) -> str:
+    """Return ``; did you mean X?`` for the nearest known words, or nothing."""
+    folded = {name.casefold(): name for name in known}
+    near = [folded[match] for match in difflib.get_close_matches(word.casefold(), list(folded), n=3, cutoff=0.6)]
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+@dataclass
+class Reader:
+    """The problems of one file, and the getters that find them."""
+
+    file: str
+    problems: list[Problem] = field(default_factory=list)
+
+    def problem(self, node: Node | None, message: str) -> None:
+        """Keep a mistake; reading goes on."""
+        line, path = (node.line, node.path) if node is not None else (0, "")
+        self.problems.append(Problem(file=self.file, line=line, path=path, message=message))
+
+    def finish(self) -> None:
+        """Raise all mistakes of the file at once, if there are any."""
+        if self.problems:
+            raise InputError(self.problems)
+
+    @classmethod
+    def open(cls, path: Path) -> tuple[Reader, Node]:
+        """Parse one YAML document.
+
+        Raises
+        ------
+        InputError
+            When the file cannot be read, is no YAML, is empty or holds several documents.
+        """
+        reader = cls(str(path))
+        try:
+            root = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
+        except OSError as error:
+            reader.problem(None, f"cannot be read: {error.strerror or error}")
+        except UnicodeDecodeError as error:
+            reader.problem(None, f"is not UTF-8 text: byte {error.start}: {error.reason}")
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 0
+            message = " ".join(filter(None, [error.context, error.problem])) or "no YAML"
+            reader.problems.append(Problem(file=str(path), line=line, path="", message=f"is not YAML: {message}"))
+        except (yaml.YAMLError, RecursionError) as error:
+            reader.problem(None, f"is not YAML: {' '.join(str(error).split())}")
+        else:
+            if root is not None:
+                return reader, Node(reader, root, "")
+            reader.problem(None, "is empty")
+        raise InputError(reader.problems)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One place in a YAML file."""
+
+    reader: Reader
+    raw: yaml.Node
+    path: str
+
+    @property
+    def line(self) -> int:
+        """Line in the file, counted from one."""
+        return int(self.raw.start_mark.line) + 1
+
+    @property
+    def is_mapping(self) -> bool:
+        """Whether keys can be asked of this node."""
+        return isinstance(self.raw, yaml.MappingNode)
+
+    def problem(self, message: str) -> None:
+        """Keep a mistake at this place."""
+        self.reader.problem(self, message)
+
+    def entries(self) -> dict[str, Node]:
+        """The values of a mapping by key; a repeated key is a mistake and its first value is kept."""
+        if not isinstance(self.raw, yaml.MappingNode):
+            self.problem(f"must be a mapping, not {_kind(self.raw)}")
+            return {}
+        found: dict[str, Node] = {}
+        lines: dict[str, int] = {}
+        for key, value in self.raw.value:
+            if not isinstance(key, yaml.ScalarNode):
+                Node(self.reader, key, self.path).problem("a key must be plain text")
+                continue
+            node = Node(self.reader, value, f"{self.path}.{key.value}" if self.path else key.value)
+            if key.value in found:
+                where = Node(self.reader, key, node.path)
+                where.problem(f"duplicate key {key.value!r}, first given on line {lines[key.value]}")
+                continue
+            lines[key.value] = key.start_mark.line + 1
+            found[key.value] = node
+        return found
+
+    def keys(self, required: Collection[str] = (), optional: Collection[str] = ()) -> dict[str, Node]:
+        """The entries of a mapping with a fixed set of keys; unknown and missing ones are mistakes."""
+        entries = self.entries()
+        if not self.is_mapping:
+            return {}
+        known = [*required, *optional]
+        for key in [key for key in entries if key not in known]:
+            entries[key].problem(f"unknown key {key!r}{suggestion(key, known)}")
+            del entries[key]
+        for key in required:
+            if key not in entries:
+                self.problem(f"missing key {key!r}")
+        return entries
+
+    def items(self) -> Iterator[Node]:
+        """The places of a sequence."""
+        if not isinstance(self.raw, yaml.SequenceNode):
+            self.problem(f"must be a list, not {_kind(self.raw)}")
+            return
+        for index, value in enumerate(self.raw.value):
+            yield Node(self.reader, value, f"{self.path}[{index}]")
+
+    def text(self) -> str:
+        """The text of a scalar, exactly as written; empty text is a mistake."""
+        if not isinstance(self.raw, yaml.ScalarNode):
+            self.problem(f"must be text, not {_kind(self.raw)}")
+            return ""
+        if not self.raw.value.strip() or (self.raw.style is None and self.raw.value in ("~", "null")):
+            self.problem("must not be empty")
+        return str(self.raw.value)
+
+    def integer(self, minimum: int = 0) -> int:
+        """A whole number of at least ``minimum``."""
+        text = self.text()
+        if not _INTEGER.fullmatch(text) or int(text) < minimum:
+            self.problem(f"must be a whole number of at least {minimum}, not {text!r}")
+            return minimum
+        return int(text)
+
+    def number(self) -> str:
+        """A decimal number, kept as the text it was written in."""
+        text = self.text()
+        if not _NUMBER.fullmatch(text):
+            self.problem(f"must be a number, not {text!r}")
+            return "0"
+        return text
+
+    def truth(self) -> bool:
+        """A yes or no."""
+        text = self.text()
+        if text.casefold() not in _TRUTH:
+            self.problem(f"must be true or false, not {text!r}")
+        return _TRUTH.get(text.casefold(), False)
+
+    def choice(self, known: Collection[str]) -> str:
+        """One of a fixed set of words."""
+        text = self.text()
+        if text not in known:
+            self.problem(f"unknown value {text!r}{suggestion(text, known)}; known: {', '.join(known)}")
+        return text
+
+    def plain(self) -> object:
+        """Arguments for a builder: mappings, lists, numbers, truth values and text, as a plain scalar reads."""
+        if isinstance(self.raw, yaml.MappingNode):
+            return {key: value.plain() for key, value in self.entries().items()}
+        if isinstance(self.raw, yaml.SequenceNode):
+            return [item.plain() for item in self.items()]
+        text = str(self.raw.value)
+        if self.raw.style in ("'", '"'):
+            return text
+        if text.casefold() in ("null", "~", ""):
+            return None
+        if text.casefold() in ("true", "false"):
+            return text.casefold() == "true"
+        if _INTEGER.fullmatch(text):
+            return int(text)
+        return float(text) if _NUMBER.fullmatch(text) else text
+
+
+def _kind(node: yaml.Node) -> str:
+    return {yaml.MappingNode: "a mapping", yaml.SequenceNode: "a list"}.get(type(node), "text")
