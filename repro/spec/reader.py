@@ -20,7 +20,7 @@ from repro.errors import InputError, Problem
 try:  # libyaml is part of PyYAML's wheels; the pure loader reads the same language ten times slower
     from yaml import CSafeLoader as _Loader
 except ImportError:  # pragma: no cover - depends on how PyYAML was built
-    from yaml import SafeLoader as _Loader
+    from yaml import SafeLoader as _Loader  # type: ignore[assignment]
 
 T = TypeVar("T")
 _INTEGER = re.compile(r"[+-]?\d+")
@@ -149,7 +149,7 @@ class Node:
         """The text of a scalar, exactly as written; empty text is a mistake."""
         if not isinstance(self.raw, yaml.ScalarNode):
             self.problem(f"must be text, not {_kind(self.raw)}")
-            return ""
+            return "?"
         if not self.raw.value.strip() or (self.raw.style is None and self.raw.value in ("~", "null")):
             self.problem("must not be empty")
         return str(self.raw.value)
@@ -191,7 +191,7 @@ class Node:
         if isinstance(self.raw, yaml.SequenceNode):
             return [item.plain() for item in self.items()]
         text = str(self.raw.value)
-        if self.raw.style in ("'", '"'):
+        if isinstance(self.raw, yaml.ScalarNode) and self.raw.style in ("'", '"'):
             return text
         if text.casefold() in ("null", "~", ""):
             return None
@@ -203,4 +203,6 @@ class Node:
 
 
 def _kind(node: yaml.Node) -> str:
-    return {yaml.MappingNode: "a mapping", yaml.SequenceNode: "a list"}.get(type(node), "text")
+    if isinstance(node, yaml.MappingNode):
+        return "a mapping"
+    return "a list" if isinstance(node, yaml.SequenceNode) else "text"

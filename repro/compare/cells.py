@@ -1,0 +1,313 @@
+"""A table as it stands: every printed cell beside what was measured, and what the two mean together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from fnmatch import fnmatchcase
+from typing import Any
+
+from repro.compare.tolerance import Tolerance, exact, rounds_to, truncates_to
+from repro.errors import UsageError
+from repro.measure.needs import Need, Unmeasurable, need_of
+from repro.results.record import Record
+from repro.results.store import Found, Store
+from repro.spec.metrics import METRICS, scale
+from repro.spec.parse import is_number
+from repro.spec.reader import suggestion
+from repro.spec.tables import Column, Deviation, Reported, Row, Table
+
+STATUSES = ("match", "within", "explained", "outside", "failed", "not_measured", "not_reported")
+COMPARED = ("match", "within", "explained", "outside")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """A deviation's evidence, measured: it holds when the pipeline's value says what the spec says."""
+
+    deviation: Deviation
+    value: Decimal | None
+    holds: bool
+    record: str | None
+    why_not: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One printed cell and its measurement. Numbers are in the column's printed unit."""
+
+    column: Column
+    reported: Reported
+    measured: Decimal | None = None
+    status: str | None = None  # None for descriptive columns
+    reason: str | None = None
+    message: str = ""
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    record: Record | None = None
+    stale: bool = False
+    counters_disagree: bool = False
+    evidence: Evidence | None = None
+
+    @property
+    def metric(self) -> str:
+        """The column's metric."""
+        return self.column.metric
+
+    @property
+    def difference(self) -> Decimal | None:
+        """Measured less reported, exactly."""
+        if self.measured is None or not is_number(self.reported.text):
+            return None
+        return self.measured - Decimal(self.reported.text or "0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowResult:
+    """A row and its cells, in the order of the table's columns."""
+
+    row: Row
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableResult:
+    """A table and its rows; the rows and metrics that were asked for."""
+
+    table: Table
+    rows: tuple[RowResult, ...]
+    tolerance: Tolerance
+
+    @property
+    def cells(self) -> list[tuple[Row, Cell]]:
+        """All cells that can have a status."""
+        return [(result.row, cell) for result in self.rows for cell in result.cells if cell.status is not None]
+
+    def summary(self) -> dict[str, int]:
+        """How many cells have each status."""
+        counted = Counter(cell.status for _, cell in self.cells)
+        return {status: counted[status] for status in STATUSES}
+
+
+@dataclass(frozen=True)
+class Records:
+    """The user's store first, then the ledger."""
+
+    store: Store
+    ledger: Store | None = None
+
+    def find(self, need: Need) -> Found | None:
+        """The record of a measurement: current before stale, the user's own before the published one."""
+        found = [
+            item
+            for source in (self.store, self.ledger)
+            if source is not None
+            for item in [source.find(need.subject, need.metric, need.protocol, need.versions)]
+            if item is not None
+        ]
+        return min(found, key=lambda item: (item.stale, item.record.error is not None), default=None)
+
+
+def select_rows(tables: Sequence[Table], patterns: Sequence[str]) -> dict[int, tuple[Row, ...]]:
+    """The rows of each table whose model matches one of the patterns (``*`` and ``?``); all without a pattern.
+
+    Raises
+    ------
+    UsageError
+        When a pattern matches no row of any table.
+    """
+    if not patterns:
+        return {table.number: table.rows for table in tables}
+    names = {row.model for table in tables for row in table.rows}
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            where = (
+                f"table {tables[0].number}"
+                if len(tables) == 1
+                else f"tables {', '.join(str(t.number) for t in tables)}"
+            )
+            raise UsageError(f"no row {pattern!r} in {where}{suggestion(pattern, names)}")
+    return {
+        table.number: tuple(row for row in table.rows if any(fnmatchcase(row.model, pattern) for pattern in patterns))
+        for table in tables
+    }
+
+
+def select_columns(table: Table, metrics: Sequence[str]) -> tuple[Column, ...]:
+    """The columns to show: descriptive ones, and the asked metrics (all by default)."""
+    return tuple(column for column in table.columns if column.descriptive or not metrics or column.metric in metrics)
+
+
+def check_metrics(metrics: Sequence[str]) -> None:
+    """Refuse metrics that no table can have.
+
+    Raises
+    ------
+    UsageError
+        Naming the unknown metric.
+    """
+    compared = [name for name, metric in METRICS.items() if not metric.descriptive]
+    for name in metrics:
+        if name not in compared:
+            raise UsageError(
+                f"--metrics: unknown metric {name!r}{suggestion(name, compared)}; known: {', '.join(compared)}"
+            )
+
+
+def needs(tables: Iterable[Table], rows: Mapping[int, Sequence[Row]], metrics: Sequence[str]) -> list[Need]:
+    """All measurements behind the selected cells, deviations' evidence included."""
+    found = []
+    for table in tables:
+        for row in rows[table.number]:
+            for column in select_columns(table, metrics):
+                if column.descriptive:
+                    continue
+                found.append(need_of(table, row, column.metric))
+                found += [
+                    evidence_need(table, row, deviation)
+                    for deviation in table.deviations
+                    if deviation.row == row.model and deviation.metric == column.metric
+                ]
+    return [need for need in found if isinstance(need, Need)]
+
+
+def evidence_need(table: Table, row: Row, deviation: Deviation) -> Need | Unmeasurable:
+    """The measurement that a deviation's evidence rests on."""
+    if deviation.measure is None:
+        return Unmeasurable(reason="no_evidence")
+
+    changed = replace(row, variant=deviation.variant or row.variant, protocol=deviation.protocol.over(row.protocol))
+    return need_of(table, changed, deviation.measure)
+
+
+def compare(
+    table: Table,
+    records: Records,
+    *,
+    rows: Sequence[Row] | None = None,
+    metrics: Sequence[str] = (),
+    tolerance: Tolerance | None = None,
+) -> TableResult:
+    """Set a table's printed cells beside the records."""
+    tolerance = tolerance or Tolerance()
+    columns = select_columns(table, metrics)
+    return TableResult(
+        table=table,
+        rows=tuple(
+            RowResult(row=row, cells=tuple(_cell(table, row, column, records, tolerance) for column in columns))
+            for row in (table.rows if rows is None else rows)
+        ),
+        tolerance=tolerance,
+    )
+
+
+def _cell(table: Table, row: Row, column: Column, records: Records, tolerance: Tolerance) -> Cell:
+    reported = row.reported(column.metric)
+    if column.descriptive:
+        return Cell(column=column, reported=reported)
+    protocol = table.protocol_of(row, column.metric)
+    need = need_of(table, row, column.metric)
+    if isinstance(need, Unmeasurable):
+        base = Cell(column=column, reported=reported, protocol=protocol)
+        return _with_status(base, "not_measured", need.reason, need.hint)
+    found = records.find(need)
+    if found is None:
+        base = Cell(column=column, reported=reported, protocol=protocol)
+        return _with_status(base, "not_measured", "not_run", "no record yet; run without --no-measure")
+    record = found.record
+    base = Cell(column=column, reported=reported, protocol=protocol, record=record, stale=found.stale)
+    if found.stale:
+        return _with_status(base, "not_measured", "stale", _stale_message(record, need))
+    if record.error is not None:
+        return _with_status(base, "failed", record.error["reason"], record.error["message"])
+    measured = _value(record, column.metric, protocol, reported.unit or column.unit)
+    base = replace(base, measured=measured, counters_disagree=_disagree(record, protocol))
+    return _judge(table, row, base, records, tolerance)
+
+
+def _judge(table: Table, row: Row, cell: Cell, records: Records, tolerance: Tolerance) -> Cell:
+    reason = "counters_disagree" if cell.counters_disagree else None
+    text = cell.reported.text
+    if text is None:
+        return replace(cell, status="not_reported", reason="lost_in_extraction" if cell.reported.lost else None)
+    if not is_number(text) or cell.measured is None or cell.difference is None:
+        return replace(cell, status="outside", reason="reported_as_text", message=f"the paper prints {text!r}")
+    if rounds_to(cell.measured, text):
+        return replace(cell, status="match", reason=reason)
+    if tolerance.of(cell.metric).allows(cell.difference, Decimal(text)):
+        return replace(cell, status="within", reason=reason)
+    for deviation in table.deviations:
+        if deviation.row == row.model and deviation.metric == cell.metric:
+            evidence = _evidence(table, row, deviation, cell, records)
+            status = "explained" if evidence.holds else "outside"
+            return replace(
+                cell,
+                status=status,
+                reason=deviation.reason if evidence.holds else "evidence_does_not_hold",
+                message=deviation.says if evidence.holds else evidence.why_not,
+                evidence=evidence,
+            )
+    return replace(cell, status="outside", reason=reason)
+
+
+def _evidence(table: Table, row: Row, deviation: Deviation, cell: Cell, records: Records) -> Evidence:
+    """Look the evidence's own measurement up and see whether it says what the deviation claims."""
+    if deviation.measure is None or deviation.equals is None:
+        return Evidence(deviation=deviation, value=None, holds=False, record=None, why_not="no evidence was given")
+    need = evidence_need(table, row, deviation)
+    found = records.find(need) if isinstance(need, Need) else None
+    if found is None or found.stale or found.record.error is not None:
+        return Evidence(
+            deviation=deviation, value=None, holds=False, record=None, why_not="the evidence is not measured"
+        )
+
+    changed = replace(row, protocol=deviation.protocol.over(row.protocol))
+    unit = deviation.unit or cell.reported.unit or cell.column.unit
+    value = _value(found.record, deviation.measure, table.protocol_of(changed, deviation.measure), unit)
+    agrees = truncates_to if deviation.truncated else rounds_to
+    # What the evidence equals must also be what the paper printed, or the claim explains another number.
+    about_this_cell = deviation.equals == cell.reported.text
+    holds = agrees(value, deviation.equals) and about_this_cell
+    why_not = ""
+    if not about_this_cell:
+        why_not = f"the evidence speaks of {deviation.equals}, the paper prints {cell.reported.text}"
+    elif not holds:
+        why_not = f"the evidence measures {value}, not {deviation.equals}"
+    return Evidence(deviation=deviation, value=value, holds=holds, record=found.record.id, why_not=why_not)
+
+
+def _with_status(cell: Cell, status: str, reason: str, message: str) -> Cell:
+    """Nothing is measured; where the paper prints nothing either, that is what matters."""
+    if cell.reported.text is None:
+        return replace(cell, status="not_reported", reason="lost_in_extraction" if cell.reported.lost else None)
+    return replace(cell, status=status, reason=reason, message=message)
+
+
+def convention(metric: str, protocol: Mapping[str, Any]) -> str:
+    """Under which of a record's conventions a cell's value stands."""
+    form = str(protocol.get("form", "folded"))
+    return form if metric == "params" else f"{form}/{protocol.get('counting', 'macs')}"
+
+
+def _value(record: Record, metric: str, protocol: Mapping[str, Any], unit: str) -> Decimal:
+    if metric in ("params", "gmacs"):
+        counts = record.details["forms" if metric == "params" else "macs"]
+        base = Decimal(counts[convention(metric, protocol)]).scaleb(-6 if metric == "params" else -9)
+    else:
+        base = exact(record.value if record.value is not None else 0)
+    return base * scale(metric, unit)
+
+
+def _disagree(record: Record, protocol: Mapping[str, Any]) -> bool:
+    """Whether the two independent counters gave different matrix products."""
+    check = record.details.get("cross_check", {}).get(protocol.get("form", "folded"))
+    return check is not None and check["fvcore"] != check["flop_counter"]
+
+
+def _stale_message(record: Record, need: Need) -> str:
+    then, now = record.versions, need.versions
+    moved = [f"{name} {then.get(name)} -> {now.get(name)}" for name in now if then.get(name) != now[name]]
+    if record.subject.source != need.subject.source:
+        moved.append(f"{record.subject.source} -> {need.subject.source}")
+    return "measured with other versions: " + ", ".join(moved)

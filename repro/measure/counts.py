@@ -1,0 +1,95 @@
+"""Params and MACs of one variant, in every form and under every convention, from one build of the model.
+
+Runs inside a worker: it imports torch and timm.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from repro.measure.macs import Count, count, second_count_of, total
+from repro.models.catalogue import build, without_initialisation
+from repro.models.reparam import Fold, apply_folds, find_folds, reparameterise
+from repro.spec.tables import COUNTINGS, InputSize, Variant
+
+_NORMS = ("batch_norm",)
+
+
+def _on_meta(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` on the meta device; no weight is copied on the way."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer.to("meta")
+    return copy.deepcopy(model, memo)
+
+
+def _params(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _without_folded(counted: Count, folds: list[Fold]) -> dict[str, int]:
+    """The operators that are left when the listed BatchNorms are folded away."""
+    left = dict(counted.by_operator)
+    for fold in folds:
+        for name in _NORMS:
+            left[name] = left.get(name, 0) - counted.by_module.get(fold.norm, {}).get(name, 0)
+    return {name: value for name, value in left.items() if value}
+
+
+def count_variant(variant: Variant, input_size: InputSize) -> dict[str, Any]:
+    """Build ``variant`` and count it at ``input_size`` (height, width), batch 1.
+
+    Returns
+    -------
+    dict
+        ``params``: parameters by form. ``operators``: operations by form and operator. ``macs``: multiply-adds by
+        ``form/counting``. ``cross_check``: by form, fvcore's products and FlopCounterMode's.
+    """
+    with without_initialisation():
+        model = build(variant, input_size=input_size)
+    example = torch.zeros(1, _channels(model), *input_size)
+    on_meta = example.to("meta")
+
+    trained = count(model, example)
+    params = {"as_trained": _params(model)}
+    operators = {"as_trained": dict(trained.by_operator)}
+    meta = _on_meta(model)
+    folds: list[Fold] = []
+    second = {"as_trained": second_count_of(lambda: folds.extend(find_folds(meta, on_meta)))}
+
+    deployed = trained
+    if reparameterise(model):
+        deployed = count(model, example)
+        meta, folds = _on_meta(model), []
+        second["reparameterised"] = second_count_of(lambda: folds.extend(find_folds(meta, on_meta)))
+    else:
+        second["reparameterised"] = second["as_trained"]
+    params["reparameterised"] = _params(model)
+    operators["reparameterised"] = dict(deployed.by_operator)
+
+    apply_folds(meta, folds)
+    params["folded"] = _params(meta)
+    operators["folded"] = _without_folded(deployed, folds)
+    second["folded"] = second["reparameterised"]  # folding removes no product
+
+    return {
+        "params": params,
+        "operators": operators,
+        "macs": {f"{form}/{name}": total(operators[form], name) for form in operators for name in COUNTINGS},
+        "cross_check": {
+            form: {"fvcore": total(operators[form], "macs"), "flop_counter": second[form]} for form in operators
+        },
+    }
+
+
+def _channels(model: nn.Module) -> int:
+    """Input channels: what the model says, else the usual three."""
+    configuration = getattr(model, "default_cfg", None) or getattr(model, "pretrained_cfg", None)
+    size = configuration.get("input_size") if isinstance(configuration, dict) else None
+    return int(size[0]) if size else 3

@@ -1,0 +1,92 @@
+"""What has to be measured for a cell, and whether this machine could.
+
+Light: a cached table asks this for every cell, so nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from repro.results.record import Subject
+from repro.results.sources import source_of, version
+from repro.spec.metrics import METRICS
+from repro.spec.tables import InputSize, Row, Table, Variant, plain_size, printed_size
+
+COUNTED = ("params", "gmacs")
+# Counts of another method are other measurements: raise this when the counting code changes its results.
+COUNT_METHOD = "counts 1"
+DEFAULT_SIZE: InputSize = (224, 224)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """One measurement: its record is found by subject, metric, protocol and versions."""
+
+    subject: Subject
+    metric: str
+    protocol: Mapping[str, Any]
+    versions: Mapping[str, str]
+    variant: Variant
+    input_size: InputSize
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unmeasurable:
+    """Why a cell has no measurement to ask for."""
+
+    reason: str
+    hint: str = ""
+
+
+def subject_of(variant: Variant) -> Subject:
+    """The subject of a variant's records."""
+    return Subject(
+        variant=variant.id,
+        builder=variant.builder,
+        model=variant.model,
+        arguments=dict(variant.arguments),
+        source=source_of(variant.builder, variant.model),
+    )
+
+
+def count_versions(variant: Variant) -> dict[str, str]:
+    """The releases that define a count."""
+    libraries = ("torch", "fvcore", "torchvision" if variant.builder == "torchvision" else "timm")
+    return {**{name: version(name) for name in libraries}, "method": COUNT_METHOD}
+
+
+def count_need(variant: Variant, metric: str, input_size: InputSize) -> Need:
+    """The measurement of ``params`` or ``gmacs``: one record holds every form and convention."""
+    return Need(
+        subject=subject_of(variant),
+        metric=metric,
+        protocol={"input_size": plain_size(input_size), "batch_size": 1},
+        versions=count_versions(variant),
+        variant=variant,
+        input_size=input_size,
+    )
+
+
+def input_size_of(protocol: Mapping[str, Any]) -> InputSize:
+    """The input size of a cell's protocol, 224 x 224 where nothing is said."""
+    size = protocol.get("input_size")
+    if size is None:
+        return DEFAULT_SIZE
+    return printed_size(str(size)) or DEFAULT_SIZE if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def need_of(table: Table, row: Row, metric: str) -> Need | Unmeasurable:
+    """What to measure for one cell, or why nothing can be."""
+    kind = METRICS[metric].kind
+    if row.variant is None:
+        return Unmeasurable(reason="no_builder", hint="no library or port builds this model")
+    if kind == "count":
+        return count_need(row.variant, metric, input_size_of(table.protocol_of(row, metric)))
+    if kind == "latency":
+        if platform.system() != "Darwin":
+            return Unmeasurable(reason="needs_macos", hint="Core ML predicts only on macOS")
+        return Unmeasurable(reason="needs_device", hint="no latency record of the paper's device")
+    return Unmeasurable(reason="needs_dataset", hint="evaluating needs the data set and a released checkpoint")

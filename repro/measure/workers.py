@@ -1,0 +1,178 @@
+"""Run jobs in worker processes that can crash, hang or run out of memory without hurting one another.
+
+The pool is pebble's: it keeps a process for many jobs, gives each job a time limit, kills what hangs and replaces
+what died. What it lacks, a memory limit and an end when the parent is killed, a guard thread in each worker adds.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from repro.measure.plan import Job
+
+GIB = 2**30
+_OUT_OF_MEMORY = 86  # exit status of a worker whose guard saw too much memory in use
+_ORPHANED = 87
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one job may take."""
+
+    seconds: float = 300.0
+    memory: int = 6 * GIB
+
+    @property
+    def too_slow(self) -> str:
+        """The message of a job that was stopped."""
+        return f"stopped after {self.seconds:g} s (--timeout)"
+
+    @property
+    def too_large(self) -> str:
+        """The message of a job that took too much memory."""
+        return f"more than {self.memory / GIB:g} GiB of memory (--memory)"
+
+
+def _guard(parent: int, memory: int) -> None:
+    """End this worker when its parent is gone or its memory passes the limit."""
+    import psutil
+
+    process = psutil.Process()
+    while True:
+        if os.getppid() != parent:
+            os._exit(_ORPHANED)
+        if process.memory_info().rss > memory:
+            os._exit(_OUT_OF_MEMORY)
+        time.sleep(0.1)
+
+
+def _start(parent: int, memory: int, threads: int, paths: list[str]) -> None:
+    """Prepare a fresh worker: limits first, then the imports that every job needs."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    sys.path[:0] = [path for path in paths if path not in sys.path]
+    threading.Thread(target=_guard, args=(parent, memory), daemon=True).start()
+    if sys.platform == "linux":
+        # The guard needs Python to run; a single allocation inside C code does not let it. The kernel's limit on
+        # private memory stops that one. What is mapped before any job (libraries, allocator arenas) comes on top.
+        import resource
+
+        with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123 - procfs
+            mapped = int(statm.read().split()[5]) * resource.getpagesize()
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (mapped + memory + 2 * GIB, hard))
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    import torch
+
+    torch.set_num_threads(threads)
+    import repro.measure.counts  # noqa: F401
+
+
+def _work(payload: dict[str, Any]) -> dict[str, Any]:
+    """Run one job in a worker; whatever the model raises becomes its outcome."""
+    from repro.errors import ReproError
+    from repro.measure.counts import count_variant
+    from repro.spec.tables import Variant
+
+    try:
+        height, width = payload["input_size"]
+        return count_variant(Variant(**payload["variant"]), (height, width))
+    except MemoryError:
+        return {"error": {"reason": "out_of_memory", "message": ""}}
+    except ReproError as error:
+        return {"error": {"reason": "refused", "message": str(error)}}
+    except Exception as error:
+        if "can't allocate memory" in str(error) or "out of memory" in str(error):
+            return {"error": {"reason": "out_of_memory", "message": ""}}
+        first = (str(error).splitlines() or [""])[0]
+        return {"error": {"reason": "raised", "message": f"{type(error).__name__}: {first}"}}
+
+
+def _outcome(future: Future[dict[str, Any]], limits: Limits) -> dict[str, Any]:
+    from pebble import ProcessExpired
+
+    try:
+        outcome = future.result()
+    except TimeoutError:
+        return {"error": {"reason": "timed_out", "message": limits.too_slow}}
+    except ProcessExpired as error:
+        code = error.exitcode
+        if code == _OUT_OF_MEMORY:
+            return {"error": {"reason": "out_of_memory", "message": limits.too_large}}
+        if code is not None and code < 0:
+            message = f"the worker was killed by signal {-code} ({signal.Signals(-code).name})"
+        else:
+            message = f"the worker ended with exit status {code}"
+        return {"error": {"reason": "crashed", "message": message}}
+    failure = outcome.get("error")
+    if failure is not None and failure["reason"] == "out_of_memory":
+        failure["message"] = limits.too_large
+    return outcome
+
+
+def run(
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    limits: Limits,
+    done: Callable[[Job, dict[str, Any]], None],
+    started: Callable[[Job], None] | None = None,
+    paths: Sequence[str] = (),
+) -> None:
+    """Run ``jobs`` on ``workers`` processes and hand each outcome to ``done``, in the order of finishing.
+
+    ``done`` is called from this thread. A job that fails in any way has an outcome with an ``error``. On
+    ``KeyboardInterrupt`` the workers are stopped; what ``done`` was given is finished.
+    """
+    if not jobs:
+        return
+    import multiprocessing
+    import queue
+
+    from pebble import ProcessPool
+
+    workers = max(1, min(workers, len(jobs)))
+    finished: queue.SimpleQueue[tuple[Job, Future[dict[str, Any]]]] = queue.SimpleQueue()
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    pool = ProcessPool(
+        max_workers=workers,
+        context=multiprocessing.get_context("spawn"),
+        initializer=_start,
+        initargs=(os.getpid(), limits.memory, threads, list(paths)),
+    )
+    try:
+        waiting = iter(jobs)
+        running = 0
+
+        def submit() -> int:
+            job = next(waiting, None)
+            if job is None:
+                return 0
+            # pebble's clock for a job starts when a worker takes it; one job a worker keeps start-up out of it
+            future = pool.schedule(_work, args=(job.payload(),), timeout=limits.seconds)
+            future.add_done_callback(lambda future, job=job: finished.put((job, future)))
+            if started is not None:
+                started(job)
+            return 1
+
+        for _ in range(workers):
+            running += submit()
+        while running:
+            job, future = finished.get()
+            done(job, _outcome(future, limits))
+            running += submit() - 1
+        pool.close()
+    except BaseException:
+        pool.stop()
+        raise
+    finally:
+        pool.join()

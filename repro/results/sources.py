@@ -1,0 +1,58 @@
+"""What defines a variant beside its name: the release, or the file, that its code comes from.
+
+Read from the installed packages' metadata and from files, so that a cached table learns it without importing torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+
+@cache
+def version(package: str) -> str:
+    """The installed release of ``package``, or ``absent``."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+@cache
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+@cache
+def ported() -> dict[str, Path]:
+    """The file of each model that this package registers with timm, by the name of its ``@register_model`` function."""
+    found: dict[str, Path] = {}
+    for path in sorted((Path(__file__).parent.parent / "models").glob("*.py")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for decorator, line in pairwise(lines):
+            if decorator.strip() == "@register_model" and line.startswith("def "):
+                found[line[4:].partition("(")[0]] = path
+    return found
+
+
+def source_of(builder: str, model: str) -> str:
+    """Name the code that builds a variant: a library's release, or a file's digest.
+
+    Examples: ``timm 1.0.31``, ``torchvision 0.22.0``, ``repro sbcformer.py 1f2e3d4c5b6a``.
+    """
+    if builder == "timm" and (path := ported().get(model.partition(".")[0])) is not None:
+        return f"repro {path.name} {_digest(path)}, timm {version('timm')}"
+    if builder in ("timm", "torchvision"):
+        return f"{builder} {version(builder)}"
+    module = model.partition(":")[0]
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        return f"python {module}"
+    return f"python {module} {_digest(Path(spec.origin))}"
