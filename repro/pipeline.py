@@ -1,0 +1,127 @@
+"""The one way from a spec to a compared table: see what is missing, measure it, keep it, compare."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from repro.compare.cells import Records, TableResult, compare, needs
+from repro.compare.tolerance import Tolerance
+from repro.errors import UsageError
+from repro.measure.plan import Job, missing, records_of
+from repro.measure.workers import Limits, run
+from repro.progress import progress
+from repro.results.provenance import provenance
+from repro.results.sources import version
+from repro.results.store import Store
+from repro.spec.project import Project
+from repro.spec.tables import Row, Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a run measures."""
+
+    measure: bool = True
+    refresh: bool = False
+    jobs: int = 0  # workers; 0: one for each processor this process may use
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def workers(self) -> int:
+        """How many workers to run."""
+        return self.jobs or len(
+            os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A project and where its records are."""
+
+    project: Project
+    store: Store
+    ledger: Store
+
+    @classmethod
+    def open(cls, project: Project, folder: Path) -> Run:
+        """A run over a project with the user's store in ``folder``."""
+        if project.root is not None and str(project.root) not in sys.path:
+            sys.path.insert(0, str(project.root))  # a project's own models are imported by its specs' python builder
+        return cls(project=project, store=Store(folder), ledger=Store(project.folder("results")))
+
+    @property
+    def records(self) -> Records:
+        """Where comparing looks values up."""
+        return Records(self.store, self.ledger)
+
+    def measure(
+        self, tables: Sequence[Table], rows: Mapping[int, Sequence[Row]], metrics: Sequence[str], settings: Settings
+    ) -> int:
+        """Measure what the store lacks and return how many jobs ran.
+
+        A finished job is stored before the next outcome is looked at, so that an interrupted run loses only what was
+        under way. The ledger does not count: a value is trusted here when this machine has measured it.
+
+        Raises
+        ------
+        UsageError
+            When nothing may be measured and a needed record is damaged.
+        """
+        wanted = needs(tables, rows, metrics)
+        jobs = missing(wanted, self.store, refresh=settings.refresh)
+        if not settings.measure:
+            self._refuse_damage()
+            return 0
+        if not jobs:
+            return 0
+        packages = ("torch", "torchvision", "timm", "fvcore", "numpy")
+        made = provenance({name: version(name) for name in packages})
+        paths = [str(self.project.root)] if self.project.root is not None else []
+        with progress(len(jobs)) as report:
+
+            def done(job: Job, outcome: dict[str, object]) -> None:
+                for record in records_of(job, outcome, provenance_now(made)):
+                    self.store.put(record)
+                error = outcome.get("error")
+                report.done(job.name, f"{error['reason']}: {error['message']}" if isinstance(error, dict) else None)
+
+            run(
+                jobs,
+                workers=settings.workers,
+                limits=settings.limits,
+                done=done,
+                started=lambda job: report.started(job.name),
+                paths=paths,
+            )
+        return len(jobs)
+
+    def compare(
+        self,
+        table: Table,
+        *,
+        rows: Sequence[Row] | None = None,
+        metrics: Sequence[str] = (),
+        tolerance: Tolerance | None = None,
+    ) -> TableResult:
+        """Set the table beside the records."""
+        return compare(table, self.records, rows=rows, metrics=metrics, tolerance=tolerance)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was found damaged on the way."""
+        return [*self.store.warnings, *self.ledger.warnings]
+
+    def _refuse_damage(self) -> None:
+        if self.store.warnings:
+            raise UsageError("; ".join(self.store.warnings) + "; run without --no-measure to measure again")
+
+
+def provenance_now(made: Mapping[str, object]) -> dict[str, object]:
+    """The same provenance at this moment."""
+    from datetime import UTC, datetime
+
+    return {**made, "time": datetime.now(UTC).isoformat(timespec="milliseconds")}

@@ -1,0 +1,68 @@
+"""Progress of a run: a bar with the model's name and the time left, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """What a run tells about itself."""
+
+    def started(self, name: str) -> None:
+        """A job was handed to a worker."""
+
+    def done(self, name: str, error: str | None) -> None:
+        """A job ended; ``error`` says how it failed."""
+
+
+class _Lines:
+    def __init__(self, total: int) -> None:
+        self.total, self.count, self.start = total, 0, time.monotonic()
+
+    def started(self, name: str) -> None:
+        pass
+
+    def done(self, name: str, error: str | None) -> None:
+        self.count += 1
+        outcome = f"failed: {error}" if error else "measured"
+        elapsed = time.monotonic() - self.start
+        print(f"[{self.count}/{self.total}] {name}: {outcome} ({elapsed:.1f} s)", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Progress]:
+    """Report ``total`` jobs on standard error."""
+    if not sys.stderr.isatty():
+        yield _Lines(total)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=total)
+
+        class _Bar:
+            def __init__(self) -> None:
+                self.running: list[str] = []
+
+            def show(self) -> None:
+                bar.update(task, description=", ".join(self.running) or "finishing")
+
+            def started(self, name: str) -> None:
+                self.running.append(name)
+                self.show()
+
+            def done(self, name: str, error: str | None) -> None:
+                self.running.remove(name)
+                bar.advance(task)
+                if error:
+                    bar.console.print(f"{name}: failed: {error}", markup=False, highlight=False)
+                self.show()
+
+        yield _Bar()

@@ -1,0 +1,48 @@
+"""What this machine can measure, and what is missing for the rest."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from pathlib import Path
+
+from tabulate import tabulate
+
+from repro.results.sources import version
+from repro.spec.project import Project
+
+_PACKAGES = ("torch", "torchvision", "timm", "fvcore", "coremltools", "jinja2", "pandas", "tabulate", "numpy")
+
+
+def doctor(project: Project, store: Path) -> str:
+    """The report as text."""
+    mac = platform.system() == "Darwin"
+    abilities = [
+        ("params, GMACs", "yes", "counted on any machine"),
+        ("Core ML latency", "on this Mac" if mac else "no", "" if mac else "Core ML predicts only on macOS"),
+        ("top-1", "no", "needs the ImageNet validation set and the rows' released checkpoints"),
+        ("AP, mIoU", "no", "needs COCO or ADE20K and the rows' released checkpoints"),
+        ("LaTeX to PDF", "yes" if shutil.which("pdflatex") else "no", "only for looking; repro writes .tex itself"),
+    ]
+    machine = [
+        (
+            "system",
+            f"{platform.system()} {platform.release()} {platform.machine()}, Python {platform.python_version()}",
+        ),
+        ("processors", str(os.cpu_count())),
+        ("tables", f"{project.folder('tables')} ({len(project.paths)} specs)"),
+        ("ledger", f"{project.folder('results')} ({_count(project.folder('results'))} records)"),
+        ("store", f"{store} ({_count(store)} records)"),
+    ]
+    packages = [(name, version(name)) for name in _PACKAGES]
+    parts = [
+        tabulate(abilities, headers=["Can measure", "Here", "Remark"], tablefmt="simple"),
+        tabulate(machine, tablefmt="plain"),
+        tabulate(packages, headers=["Package", "Installed"], tablefmt="simple", disable_numparse=True),
+    ]
+    return "\n\n".join(str(part) for part in parts) + "\n"
+
+
+def _count(folder: Path) -> int:
+    return sum(1 for _ in folder.glob("*/*.json")) if folder.is_dir() else 0

@@ -1,0 +1,146 @@
+"""One cell's whole story."""
+
+from __future__ import annotations
+
+import textwrap
+from decimal import Decimal
+from typing import Any
+
+from tabulate import tabulate
+
+from repro.compare.cells import Cell, convention
+from repro.compare.tolerance import rounds_to, truncates_to
+from repro.render.terminal import WIDTH, paint
+from repro.render.view import MEANINGS, SIGNS
+from repro.spec.metrics import scale
+from repro.spec.parse import is_number
+from repro.spec.tables import Row, Table
+
+
+def explain(table: Table, row: Row, cell: Cell) -> str:
+    """Value, protocol, conventions side by side, counts by operator, versions, and the command that repeats it."""
+    parts = [f"Table {table.number}, {row.model}, {cell.column.header} ({cell.reported.unit or cell.column.unit})"]
+    parts.append(_reported(table, cell))
+    if cell.status is not None:
+        line = f"status    {SIGNS[cell.status]} {cell.status}: {MEANINGS[cell.status]}"
+        parts.append(paint(line, cell.status) + _because(cell))
+    if cell.measured is not None:
+        difference = "" if cell.difference is None else f"   difference {cell.difference:+f}"
+        parts.append(f"measured  {cell.measured:f}{difference}")
+    if cell.protocol:
+        parts.append("protocol  " + ", ".join(f"{name} {value}" for name, value in cell.protocol.items()))
+    if row.variant is not None:
+        arguments = "".join(f", {name}={value!r}" for name, value in row.variant.arguments.items())
+        parts.append(f"variant   {row.variant.builder}: {row.variant.model}{arguments}")
+    blocks = ["\n".join(parts)]
+    if cell.evidence is not None:
+        blocks.append(_evidence(cell))
+    record = cell.record
+    if record is not None:
+        if cell.metric in ("params", "gmacs") and record.error is None:
+            blocks.append(_conventions(cell))
+        if cell.metric == "gmacs" and record.error is None:
+            blocks += [_operators(cell), _counters(cell)]
+        blocks.append(_provenance(cell))
+    blocks.append(f"repeat    repro table {table.number} --only '{row.model}' --metrics {cell.metric} --refresh")
+    return "\n\n".join(blocks) + "\n"
+
+
+def _reported(table: Table, cell: Cell) -> str:
+    reported = cell.reported
+    text = reported.text or ("lost in extraction" if reported.lost else "nothing printed")
+    place = f"   {table.source.document}, line {reported.line}" if reported.line else ""
+    extracted = f" (extracted as {reported.extracted!r})" if reported.extracted else ""
+    from_text = " (from the running text)" if reported.from_text else ""
+    note = f"\n          {reported.note}" if reported.note else ""
+    return f"reported  {text}{extracted}{from_text}{place}{note}"
+
+
+def _because(cell: Cell) -> str:
+    why = ": ".join(part for part in (cell.reason, cell.message) if part)
+    return "\n" + textwrap.fill(why, WIDTH, initial_indent="          ", subsequent_indent="          ") if why else ""
+
+
+def _evidence(cell: Cell) -> str:
+    evidence = cell.evidence
+    assert evidence is not None
+    deviation = evidence.deviation
+    changed = deviation.protocol.of(deviation.measure or "gmacs")
+    under = ", ".join(f"{name} {value}" for name, value in changed.items()) or "the row's own protocol"
+    verdict = "holds" if evidence.holds else f"does not hold: {evidence.why_not}"
+    value = "not measured" if evidence.value is None else f"{evidence.value:f}"
+    return (
+        f"deviation {deviation.reason}: {deviation.says}\n"
+        f"evidence  {deviation.measure} under {under}: {value}, stated {deviation.equals}: {verdict}"
+        + (f" (record {evidence.record})" if evidence.record else "")
+    )
+
+
+def _conventions(cell: Cell) -> str:
+    record = cell.record
+    assert record is not None
+    unit = cell.reported.unit or cell.column.unit
+    metric = cell.metric
+    counts = record.details["forms" if metric == "params" else "macs"]
+    used = convention(metric, cell.protocol)
+    lines = []
+    for name, count in counts.items():
+        value = Decimal(count).scaleb(-6 if metric == "params" else -9) * scale(metric, unit)
+        lines.append(["→" if name == used else "", name, f"{value:.6f}", _verdict(value, cell.reported.text)])
+    reproduce = [line[1] for line in lines if line[3].startswith("=")]
+    conclusion = (
+        f"Reproduce the printed {cell.reported.text}: {', '.join(reproduce)}."
+        if reproduce
+        else f"No convention reproduces the printed {cell.reported.text}."
+    )
+    if not is_number(cell.reported.text):
+        conclusion = "The paper prints no number here."
+    table = tabulate(lines, headers=["", "convention", unit, "printed?"], tablefmt="simple", disable_numparse=True)
+    return f"{table}\n{textwrap.fill(conclusion, WIDTH)}"
+
+
+def _verdict(value: Decimal, printed: str | None) -> str:
+    if not is_number(printed) or printed is None:
+        return ""
+    if rounds_to(value, printed):
+        return f"= {printed}"
+    difference = value - Decimal(printed)
+    return f"{difference:+.4f}" + (" (cut off, not rounded)" if truncates_to(value, printed) else "")
+
+
+def _operators(cell: Cell) -> str:
+    record = cell.record
+    assert record is not None
+    operators: dict[str, dict[str, int]] = record.details["operators"]
+    names = sorted({name for counts in operators.values() for name in counts})
+    lines = [[name, *(f"{counts.get(name, 0):,}" for counts in operators.values())] for name in names]
+    align = ["left", *("right" for _ in operators)]
+    table = tabulate(lines, headers=["operator", *operators], tablefmt="simple", colalign=align, disable_numparse=True)
+    return f"Multiply-adds by operator (norms, pooling and resampling as fvcore counts them)\n{table}"
+
+
+def _counters(cell: Cell) -> str:
+    record = cell.record
+    assert record is not None
+    form = str(cell.protocol.get("form", "folded"))
+    check: dict[str, int] = record.details["cross_check"][form]
+    agree = "agree" if check["fvcore"] == check["flop_counter"] else "DISAGREE"
+    return (
+        f"Matrix products, {form}, by two independent counters: "
+        f"fvcore {check['fvcore']:,}, torch FlopCounterMode {check['flop_counter']:,}: they {agree}."
+    )
+
+
+def _provenance(cell: Cell) -> str:
+    record = cell.record
+    assert record is not None
+    made: dict[str, Any] = dict(record.provenance)
+    versions = ", ".join(f"{name} {value}" for name, value in record.versions.items())
+    lines = [
+        f"record    {record.id}" + (" (stale)" if cell.stale else ""),
+        f"versions  {versions}",
+        f"source    {record.subject.source}",
+        f"made      {made.get('time')} by repro {made.get('repro')} ({made.get('commit') or 'installed'})",
+        f"on        {made.get('cpu')}, {made.get('os')}, Python {made.get('python')}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,131 @@
+"""The formats of one table. A format is a function from a compared table to text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from repro.compare.cells import Cell, RowResult, TableResult
+from repro.render.engine import render
+from repro.render.terminal import terminal
+from repro.render.view import MEANINGS, SIGNS, TEX_SIGNS, verdict, view_of
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """How one format is named, stored and made."""
+
+    name: str
+    suffix: str
+    make: Callable[[TableResult, Sequence[Path]], str]
+
+
+def _template(name: str) -> Callable[[TableResult, Sequence[Path]], str]:
+    def make(result: TableResult, folders: Sequence[Path]) -> str:
+        return render(
+            name,
+            folders,
+            view=view_of(result),
+            table=result.table,
+            result=result,
+            signs=SIGNS,
+            meanings=MEANINGS,
+            tex_signs=TEX_SIGNS,
+            verdict=verdict(result.summary()),
+        )
+
+    return make
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "reported": cell.reported.text,
+        "measured": None if cell.measured is None else float(cell.measured),
+        "difference": None if cell.difference is None else float(cell.difference),
+        "status": cell.status,
+        "reason": cell.reason,
+        "protocol": dict(cell.protocol),
+        "record": None if cell.record is None else cell.record.id,
+    }
+    if cell.message:
+        data["message"] = cell.message
+    return data
+
+
+def _row(result: RowResult) -> dict[str, Any]:
+    return {
+        "model": result.row.model,
+        "variant": None if result.row.variant is None else result.row.variant.id,
+        "group": result.row.group,
+        "cells": {cell.metric: _cell(cell) for cell in result.cells},
+    }
+
+
+def as_data(result: TableResult) -> dict[str, Any]:
+    """A compared table as plain data: the contract of ``repro table N --format json``."""
+    columns = [cell.column for cell in result.rows[0].cells] if result.rows else result.table.columns
+    return {
+        "schema": SCHEMA,
+        "table": result.table.number,
+        "title": result.table.title,
+        "columns": [
+            {"metric": column.metric, "unit": column.unit, "decimals": column.decimals, "better": column.better}
+            for column in columns
+        ],
+        "rows": [_row(row) for row in result.rows],
+        "summary": result.summary(),
+    }
+
+
+def _json(result: TableResult, folders: Sequence[Path]) -> str:
+    return json.dumps(as_data(result), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def as_frame(result: TableResult) -> Any:
+    """A compared table as a pandas DataFrame, one line a cell: the tidy form that CSV shares.
+
+    Numbers of ``measured`` and ``difference`` are in the column's printed unit; ``reported`` is the printed string.
+    """
+    import pandas as pd  # a third of a second that other formats need not spend
+
+    lines = []
+    for row in result.rows:
+        for cell in row.cells:
+            data = _cell(cell)
+            lines.append(
+                {
+                    "table": result.table.number,
+                    "group": row.row.group,
+                    "model": row.row.model,
+                    "variant": row.row.variant.id if row.row.variant else None,
+                    "metric": cell.metric,
+                    "unit": cell.reported.unit or cell.column.unit,
+                    **{name: data[name] for name in ("reported", "measured", "difference", "status", "reason")},
+                    "protocol": json.dumps(data["protocol"], sort_keys=True) if data["protocol"] else None,
+                    "record": data["record"],
+                }
+            )
+    return pd.DataFrame(lines)
+
+
+def _csv(result: TableResult, folders: Sequence[Path]) -> str:
+    return str(as_frame(result).to_csv(index=False, lineterminator="\n"))
+
+
+FORMATS: dict[str, Format] = {
+    item.name: item
+    for item in (
+        Format(name="terminal", suffix=".txt", make=lambda result, folders: terminal(result)),
+        Format(name="markdown", suffix=".md", make=_template("table.md")),
+        Format(name="latex", suffix=".tex", make=_template("table.tex")),
+        Format(name="latex-measured", suffix="_measured.tex", make=_template("table_measured.tex")),
+        Format(name="html", suffix=".html", make=_template("table.html")),
+        Format(name="csv", suffix=".csv", make=_csv),
+        Format(name="json", suffix=".json", make=_json),
+    )
+}
