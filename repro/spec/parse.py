@@ -39,7 +39,8 @@ REASONS = (
     "unit_slip",
     "truncated",
 )
-_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+_COMPARED = [name for name, metric in METRICS.items() if not metric.descriptive]
 T = TypeVar("T")
 
 
@@ -72,10 +73,13 @@ def _table(root: Node, path: Path) -> Table:
     )
     if "schema" in entries and (version := entries["schema"].integer(1)) != SCHEMA:
         entries["schema"].problem(f"schema {version} is not known; this release reads schema {SCHEMA}")
+    mistakes = len(root.reader.problems)
     columns = _columns(entries["columns"]) if "columns" in entries else ()
+    # With a broken column every row's cell of it would be one more mistake: those are told once the columns are right.
+    checked = columns if columns and len(root.reader.problems) == mistakes else None
     variants = _variants(entries["variants"]) if "variants" in entries else {}
     marks = _named_texts(entries["marks"]) if "marks" in entries else {}
-    rows = _rows(entries["rows"], columns, variants, marks) if "rows" in entries else ()
+    rows = _rows(entries["rows"], checked, variants, marks) if "rows" in entries else ()
     return Table(
         number=_optional(entries, "table", lambda node: node.integer(1), 1),
         title=_optional(entries, "title", Node.text, ""),
@@ -88,7 +92,7 @@ def _table(root: Node, path: Path) -> Table:
         notes=_optional(entries, "notes", _list_of_texts, ()),
         lost=_texts(entries, "lost"),
         architecture=_optional(entries, "architecture", lambda node: _architecture(node, rows), ()),
-        deviations=_optional(entries, "deviations", lambda node: _deviations(node, rows, columns, variants), ()),
+        deviations=_optional(entries, "deviations", lambda node: _deviations(node, rows, checked, variants), ()),
         path=path,
     )
 
@@ -113,8 +117,8 @@ def _list_of_texts(node: Node) -> tuple[str, ...]:
 def _groups(node: Node) -> dict[int, str]:
     groups = {}
     for name, value in node.entries().items():
-        if not name.isdigit():
-            value.problem(f"a group is a whole number, not {name!r}")
+        if not re.fullmatch(r"[1-9][0-9]{0,8}", name):
+            value.problem(f"a group is a whole number of at least 1, not {name!r}")
             continue
         groups[int(name)] = value.text()
     return groups
@@ -197,7 +201,7 @@ _PROTOCOL: dict[str, Callable[[Node], object]] = {
 
 
 def _protocol(node: Node, nested: bool = True) -> Protocol:
-    compared = [name for name, metric in METRICS.items() if not metric.descriptive] if nested else []
+    compared = _COMPARED if nested else []
     entries = node.keys((), [*_PROTOCOL, *compared])
     values = {key: read(entries[key]) for key, read in _PROTOCOL.items() if key in entries}
     metrics = {name: _protocol(entries[name], nested=False) for name in compared if name in entries}
@@ -205,13 +209,13 @@ def _protocol(node: Node, nested: bool = True) -> Protocol:
 
 
 def _rows(
-    node: Node, columns: tuple[Column, ...], variants: Mapping[str, Variant], marks: Mapping[str, str]
+    node: Node, columns: tuple[Column, ...] | None, variants: Mapping[str, Variant], marks: Mapping[str, str]
 ) -> tuple[Row, ...]:
     rows: dict[str, Row] = {}
     for item in node.items():
         entries = item.keys(("model", "cells"), ("group", "variant", "protocol", "marks", "cite", "label", "line"))
         model = _optional(entries, "model", Node.text, "")
-        if model in rows:
+        if "model" in entries and model in rows:
             item.problem(f"a second row {model!r}; rows are told apart by their model")
             continue
         line = _optional(entries, "line", lambda value: value.integer(1), None)
@@ -232,11 +236,12 @@ def _rows(
 
 
 def _marks(node: Node, known: Mapping[str, str]) -> tuple[str, ...]:
-    found = _list_of_texts(node)
-    for mark in found:
-        if mark not in known:
-            node.problem(f"unknown mark {mark!r}; the table's marks are {', '.join(known) or 'none'}")
-    return found
+    found = []
+    for item in node.items():
+        found.append(item.text())
+        if found[-1] not in known:
+            item.problem(f"unknown mark {found[-1]!r}; the table's marks are {', '.join(known) or 'none'}")
+    return tuple(found)
 
 
 def _named_variant(node: Node, variants: Mapping[str, Variant]) -> Variant | None:
@@ -246,7 +251,9 @@ def _named_variant(node: Node, variants: Mapping[str, Variant]) -> Variant | Non
     return variants.get(name)
 
 
-def _cells(node: Node, columns: tuple[Column, ...], line: int | None) -> dict[str, Reported]:
+def _cells(node: Node, columns: tuple[Column, ...] | None, line: int | None) -> dict[str, Reported]:
+    if columns is None:
+        return {}
     by_metric = {column.metric: column for column in columns}
     cells = {}
     for name, value in node.keys((), list(by_metric)).items():
@@ -255,10 +262,12 @@ def _cells(node: Node, columns: tuple[Column, ...], line: int | None) -> dict[st
 
 
 def _cell(node: Node, column: Column, line: int | None) -> Reported:
+    place = node
     if not node.is_mapping:
         cell = Reported(text=node.text(), line=line)
     else:
         entries = node.keys((), ("reported", "line", "extracted", "unit", "note", "lost", "from_text"))
+        place = entries.get("reported", node)
         cell = Reported(
             text=_texts(entries, "reported"),
             line=_optional(entries, "line", lambda value: value.integer(1), line),
@@ -273,7 +282,7 @@ def _cell(node: Node, column: Column, line: int | None) -> Reported:
     if cell.text is not None and cell.line is None:
         node.problem("a printed value needs the source's line: give the row or the cell a 'line'")
     if cell.text is not None and not column.descriptive and not is_number(cell.text) and cell.text not in ("Failed",):
-        node.problem(f"must be the printed number or 'Failed', not {cell.text!r}")
+        place.problem(f"must be the printed number or 'Failed', not {cell.text!r}")
     return cell
 
 
@@ -316,10 +325,10 @@ def _layer(node: Node) -> Layer:
 
 
 def _deviations(
-    node: Node, rows: tuple[Row, ...], columns: tuple[Column, ...], variants: Mapping[str, Variant]
+    node: Node, rows: tuple[Row, ...], columns: tuple[Column, ...] | None, variants: Mapping[str, Variant]
 ) -> tuple[Deviation, ...]:
     by_model = {row.model: row for row in rows}
-    compared = [column.metric for column in columns if not column.descriptive]
+    compared = _COMPARED if columns is None else [column.metric for column in columns if not column.descriptive]
     found: dict[tuple[str, str], Deviation] = {}
     for item in node.items():
         entries = item.keys(("row", "metric", "reason", "says", "evidence"))
@@ -327,7 +336,7 @@ def _deviations(
         metric = _optional(entries, "metric", lambda value: value.choice(compared), "")
         if "row" in entries and row not in by_model:
             entries["row"].problem(f"no row {row!r} in this table{suggestion(row, by_model)}")
-        if (row, metric) in found:
+        if row in by_model and (row, metric) in found:
             item.problem(f"a second deviation for {row} {metric}")
             continue
         found[row, metric] = _evidence(
@@ -349,8 +358,7 @@ def _evidence(node: Node | None, variants: Mapping[str, Variant], claim: Deviati
         return claim
     entries = node.keys(("measure", "equals"), (*_PROTOCOL, "variant", "unit", "truncated"))
     values = {key: read(entries[key]) for key, read in _PROTOCOL.items() if key in entries}
-    compared = [name for name, metric in METRICS.items() if not metric.descriptive]
-    measure = _optional(entries, "measure", lambda value: value.choice(compared), "")
+    measure = _optional(entries, "measure", lambda value: value.choice(_COMPARED), "")
     return Deviation(
         row=claim.row,
         metric=claim.metric,

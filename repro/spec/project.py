@@ -57,7 +57,7 @@ class Project:
         found: dict[int, Path] = {}
         for path in sorted(self.folder("tables").glob("table_*.yaml")):
             suffix = path.stem.removeprefix("table_")
-            if not suffix.isdigit():
+            if not (suffix.isascii() and suffix.isdigit()):
                 continue
             if int(suffix) in found:
                 raise UsageError(f"{path}: table {int(suffix)} has a second spec, {found[int(suffix)].name}")

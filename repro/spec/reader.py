@@ -23,8 +23,9 @@ except ImportError:  # pragma: no cover - depends on how PyYAML was built
     from yaml import SafeLoader as _Loader  # type: ignore[assignment]
 
 T = TypeVar("T")
-_INTEGER = re.compile(r"[+-]?\d+")
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # no other script's digits, and nothing that int() refuses as too long
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+_DEEPEST = 50  # levels of lists and mappings in a builder's arguments
 _TRUTH = {"true": True, "yes": True, "false": False, "no": False}
 
 
@@ -41,11 +42,18 @@ class Reader:
 
     file: str
     problems: list[Problem] = field(default_factory=list)
+    _without_text: set[str] = field(default_factory=set)
 
-    def problem(self, node: Node | None, message: str) -> None:
-        """Keep a mistake; reading goes on."""
-        line, path = (node.line, node.path) if node is not None else (0, "")
-        self.problems.append(Problem(file=self.file, line=line, path=path, message=message))
+    def problem(self, node: Node, message: str) -> None:
+        """Keep a mistake; reading goes on. Where there is no text to read, nothing more is said of the text."""
+        if node.path not in self._without_text:
+            found = Problem(file=self.file, line=node.line, path=_one_line(node.path), message=_one_line(message))
+            self.problems.append(found)
+
+    def no_text(self, node: Node, message: str) -> None:
+        """Keep the mistake that ``node`` has no text, the only one to report for it."""
+        self.problem(node, message)
+        self._without_text.add(node.path)
 
     def finish(self) -> None:
         """Raise all mistakes of the file at once, if there are any."""
@@ -61,24 +69,29 @@ class Reader:
         InputError
             When the file cannot be read, is no YAML, is empty or holds several documents.
         """
-        reader = cls(str(path))
+        line, data = 0, b""
         try:
-            root = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
+            data = path.read_bytes()
+            root = yaml.compose(data.decode("utf-8"), Loader=_Loader)
         except OSError as error:
-            reader.problem(None, f"cannot be read: {error.strerror or error}")
+            message = f"cannot be read: {error.strerror or error}"
         except UnicodeDecodeError as error:
-            reader.problem(None, f"is not UTF-8 text: byte {error.start}: {error.reason}")
+            line = data.count(b"\n", 0, error.start) + 1
+            message = f"is not UTF-8 text: byte {error.start}: {error.reason}"
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 0
-            message = " ".join(filter(None, [error.context, error.problem])) or "no YAML"
-            reader.problems.append(Problem(file=str(path), line=line, path="", message=f"is not YAML: {message}"))
+            message = f"is not YAML: {' '.join(filter(None, [error.context, error.problem]))}"
+        except yaml.reader.ReaderError as error:
+            line = data.count(b"\n", 0, error.position) + 1
+            message = f"is not YAML: {error.reason}"
         except (yaml.YAMLError, RecursionError) as error:
-            reader.problem(None, f"is not YAML: {' '.join(str(error).split())}")
+            message = f"is not YAML: {' '.join(str(error).split())}"
         else:
             if root is not None:
+                reader = cls(str(path))
                 return reader, Node(reader, root, "")
-            reader.problem(None, "is empty")
-        raise InputError(reader.problems)
+            message = "is empty"
+        raise InputError([Problem(file=str(path), line=line, path="", message=message)])
 
 
 @dataclass(frozen=True)
@@ -88,6 +101,7 @@ class Node:
     reader: Reader
     raw: yaml.Node
     path: str
+    key: yaml.Node | None = None  # what it stands behind in a mapping
 
     @property
     def line(self) -> int:
@@ -114,7 +128,7 @@ class Node:
             if not isinstance(key, yaml.ScalarNode):
                 Node(self.reader, key, self.path).problem("a key must be plain text")
                 continue
-            node = Node(self.reader, value, f"{self.path}.{key.value}" if self.path else key.value)
+            node = Node(self.reader, value, f"{self.path}.{key.value}" if self.path else key.value, key)
             if key.value in found:
                 where = Node(self.reader, key, node.path)
                 where.problem(f"duplicate key {key.value!r}, first given on line {lines[key.value]}")
@@ -130,8 +144,8 @@ class Node:
             return {}
         known = [*required, *optional]
         for key in [key for key in entries if key not in known]:
-            entries[key].problem(f"unknown key {key!r}{suggestion(key, known)}")
-            del entries[key]
+            node = entries.pop(key)
+            Node(self.reader, node.key or node.raw, node.path).problem(f"unknown key {key!r}{suggestion(key, known)}")
         for key in required:
             if key not in entries:
                 self.problem(f"missing key {key!r}")
@@ -148,10 +162,10 @@ class Node:
     def text(self) -> str:
         """The text of a scalar, exactly as written; empty text is a mistake."""
         if not isinstance(self.raw, yaml.ScalarNode):
-            self.problem(f"must be text, not {_kind(self.raw)}")
+            self.reader.no_text(self, f"must be text, not {_kind(self.raw)}")
             return "?"
-        if not self.raw.value.strip() or (self.raw.style is None and self.raw.value in ("~", "null")):
-            self.problem("must not be empty")
+        if not self.raw.value.strip() or (not self.raw.style and self.raw.value in ("~", "null")):
+            self.reader.no_text(self, "must not be empty")
         return str(self.raw.value)
 
     def integer(self, minimum: int = 0) -> int:
@@ -184,12 +198,16 @@ class Node:
             self.problem(f"unknown value {text!r}{suggestion(text, known)}; known: {', '.join(known)}")
         return text
 
-    def plain(self) -> object:
+    def plain(self, _above: tuple[int, ...] = ()) -> object:
         """Arguments for a builder: mappings, lists, numbers, truth values and text, as a plain scalar reads."""
+        if id(self.raw) in _above or len(_above) > _DEEPEST:  # an anchor can be used inside itself
+            self.problem("is nested too deeply")
+            return None
+        above = (*_above, id(self.raw))
         if isinstance(self.raw, yaml.MappingNode):
-            return {key: value.plain() for key, value in self.entries().items()}
+            return {key: value.plain(above) for key, value in self.entries().items()}
         if isinstance(self.raw, yaml.SequenceNode):
-            return [item.plain() for item in self.items()]
+            return [item.plain(above) for item in self.items()]
         text = str(self.raw.value)
         if isinstance(self.raw, yaml.ScalarNode) and self.raw.style in ("'", '"'):
             return text
@@ -200,6 +218,11 @@ class Node:
         if _INTEGER.fullmatch(text):
             return int(text)
         return float(text) if _NUMBER.fullmatch(text) else text
+
+
+def _one_line(text: str) -> str:
+    """Keys and values may hold line ends and control characters; a message must not."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def _kind(node: yaml.Node) -> str:

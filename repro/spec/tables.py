@@ -53,7 +53,8 @@ class Protocol:
     def over(self, base: Protocol) -> Protocol:
         """This protocol's values where it has any, else those of ``base``."""
         values = {name: _or(getattr(self, name), getattr(base, name)) for name in _SCALARS}
-        return Protocol(**values, metrics={**base.metrics, **self.metrics})
+        both = {name: own.over(base.metrics[name]) for name, own in self.metrics.items() if name in base.metrics}
+        return Protocol(**values, metrics={**base.metrics, **self.metrics, **both})
 
     def of(self, metric: str) -> dict[str, Any]:
         """The part of the protocol that ``metric`` depends on, as plain data."""
@@ -188,9 +189,9 @@ class Stage:
 class Deviation:
     """A stated reason why a cell differs, with evidence that the pipeline measures.
 
-    ``measure`` is a metric of the row's own variant under ``changes`` to its protocol, or of ``variant`` where one is
-    named. The evidence holds when the value, in the column's unit, rounds (or, with ``truncated``, truncates) to
-    ``equals``, or when another printed cell says so (``cell``).
+    ``measure`` is a metric of the row's own variant, or of ``variant`` where one is named, with ``protocol``'s values
+    over the cell's own. The evidence holds when the value, in ``unit`` or the column's, rounds (or, with
+    ``truncated``, truncates) to ``equals``.
     """
 
     row: str
@@ -247,5 +248,5 @@ class Table:
 
 def printed_size(text: str | None) -> InputSize | None:
     """Read ``224`` or ``512x512`` (height x width, pixels) as an input size."""
-    match = re.fullmatch(r"(\d+)(?:\s*[x×]\s*(\d+))?", text or "")
+    match = re.fullmatch(r"([0-9]{1,6})(?:\s*[x×]\s*([0-9]{1,6}))?", text or "")
     return (int(match[1]), int(match[2] or match[1])) if match else None
