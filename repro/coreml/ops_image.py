@@ -139,7 +139,7 @@ def _fold(place: Tensor, low: float, high: float) -> Tensor:
     if high <= low:
         return torch.full_like(place, low)
     span = high - low
-    place = (place - low).abs().remainder(2 * span)
+    place = torch.remainder((place - low).abs(), 2 * span)
     return low + span - (place - span).abs()
 
 
@@ -172,7 +172,7 @@ def resample(
     sampled: Tensor = F.grid_sample(
         x - shift if shift else x, grid, mode=sampling_mode, padding_mode="zeros", align_corners=False
     )
-    return sampled + shift if shift else sampled
+    return sampled if shift == 0 else sampled + shift
 
 
 @op(tensors="x transform_matrix")
