@@ -3,6 +3,8 @@
 Importing this package registers the ported families with timm, so that ``timm.create_model("sbcformer_xs")`` works.
 """
 
+from repro.models.cmt import CMT
+from repro.models.efficientmod import EfficientMod
 from repro.models.official import StateDictError, load_official
 
-__all__ = ["StateDictError", "load_official"]
+__all__ = ["CMT", "EfficientMod", "StateDictError", "load_official"]
