@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +53,7 @@ _LIGHT = frozenset(
     dropout dropout_ feature_dropout native_dropout alpha_dropout rrelu
     size dim numel sym_size Int IntImplicit Float ScalarImplicit Bool item __getitem__ len _shape_as_tensor
     floor_divide resolve_conj resolve_neg real imag view_as_complex view_as_real
-    """.split()  # noqa: SIM905 - a list of a hundred quoted names reads worse
+    """.split()
 )
 # Elementwise operators that torch does not tag as pointwise.
 _POINTWISE = frozenset(
@@ -206,6 +207,17 @@ def total(by_operator: Mapping[str, int], counting: str) -> int:
     return sum(by_operator.get(name, 0) for name in counted)
 
 
+@contextmanager
+def _without_fast_path() -> Iterator[None]:
+    """The fast path of nn.MultiheadAttention hides a whole layer in one operator that no counter knows."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
 def count(model: nn.Module, example: torch.Tensor) -> Count:
     """Count one forward pass of ``model`` (in eval mode) on ``example``, of shape (B, C, H, W), on the CPU.
 
@@ -215,10 +227,7 @@ def count(model: nn.Module, example: torch.Tensor) -> Count:
         When an operator is neither counted nor light; every such operator is named with its number of calls.
     """
     logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
-    # The fast path of nn.MultiheadAttention hides a whole layer in one operator.
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
+    with _without_fast_path():
         analysis = FlopCountAnalysis(model.eval(), example)
         analysis.tracer_warnings("none").unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.set_op_handle(
@@ -237,8 +246,6 @@ def count(model: nn.Module, example: torch.Tensor) -> Count:
         with torch.no_grad():
             by_module = analysis.by_module_and_operator()
         uncounted = {name: calls for name, calls in analysis.unsupported_ops().items() if not _is_light(name)}
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
     if uncounted:
         listed = ", ".join(f"{name} (called {calls} times)" for name, calls in sorted(uncounted.items()))
         raise UncountedOperatorError(f"the work of {listed} is neither counted nor known to be light")
@@ -275,6 +282,7 @@ def second_count(model: nn.Module, example: torch.Tensor) -> int:
 
 def second_count_of(forward: Callable[[], object]) -> int:
     """The same for anything that runs a forward pass."""
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
+    with torch.no_grad(), _without_fast_path(), counter:
         forward()
     return int(counter.get_total_flops()) // _FLOPS_PER_MAC

@@ -31,6 +31,10 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _TRANSPARENT = (nn.Identity, nn.Dropout)
 
 
+# Torch functions that look at a tensor without using its values, or hand it on as it is in eval mode.
+_NO_READERS = ("__get__", "dim", "size", "numel", "is_floating_point", "dropout", "feature_dropout")
+
+
 class _Nothing(nn.Module):
     """Stands for a head whose weights went into its twin: adds zero."""
 
@@ -96,7 +100,7 @@ class _Watch(TorchFunctionMode):
         return id(tensor)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") not in ("__get__", "dim", "size", "is_floating_point"):
+        if getattr(func, "__name__", "") not in _NO_READERS:
             for value in (*args, *(kwargs or {}).values()):
                 for tensor in value if isinstance(value, (list, tuple)) else (value,):
                     if isinstance(tensor, torch.Tensor) and id(tensor) in self.kept:
