@@ -5,6 +5,8 @@ Importing this package registers the ported families with timm, so that ``timm.c
 
 from repro.models.cmt import CMT
 from repro.models.efficientmod import EfficientMod
+from repro.models.emo import Emo
+from repro.models.mobile_former import MobileFormer
 from repro.models.official import StateDictError, load_official
 
-__all__ = ["CMT", "EfficientMod", "StateDictError", "load_official"]
+__all__ = ["CMT", "EfficientMod", "Emo", "MobileFormer", "StateDictError", "load_official"]
