@@ -6,10 +6,11 @@ import textwrap
 from collections.abc import Sequence
 
 import click
+import tabulate as tabulate_module
 from tabulate import SEPARATING_LINE, tabulate
 
 from repro.compare.cells import TableResult
-from repro.render.view import ShownCell, ShownColumn, View, legend, verdict, view_of
+from repro.render.view import SIGNS, ShownCell, ShownColumn, ShownRow, View, legend, verdict, view_of
 
 WIDTH = 100
 COLOURS = {
@@ -21,7 +22,9 @@ COLOURS = {
     "not_measured": "bright_black",
     "not_reported": "bright_black",
 }
-_NAME = 30
+_PROSE = 60
+# tabulate widens every column to its head and two more, which a table of eleven columns cannot afford.
+tabulate_module.MIN_PADDING = 0
 
 
 def paint(text: str, status: str | None) -> str:
@@ -39,29 +42,63 @@ def terminal(result: TableResult) -> str:
 
 
 def _body(view: View) -> str:
-    heads = ["Model", *(head for shown in view.columns for head in _heads(shown))]
+    """The grid: with what the paper prints beside names if that fits, else without, else with shortened names."""
+    room = WIDTH
+    for inline in (True, False):
+        names = [_name(row, inline) for _, rows in view.groups for row in rows]
+        grid = _grid(view, names)
+        over = max(len(click.unstyle(line)) for line in grid.splitlines()) - WIDTH
+        if over <= 0:
+            return grid
+        room = max(len(name) for name in names) - over
+    return _grid(view, [name if len(name) <= room else f"{name[: max(room, 8) - 1]}…" for name in names])
+
+
+def _name(row: ShownRow, inline: bool) -> str:
+    return f"{row.name}{row.marks}" + (f" ({row.inline})" if row.inline and inline else "")
+
+
+def _grid(view: View, names: Sequence[str]) -> str:
+    common = [_common_status(view, index) for index in range(len(view.columns))]
+    heads = ["Model"]
+    for shown, status in zip(view.columns, common, strict=True):
+        heads += _heads(shown, status)
+    left = iter(names)
     lines: list[list[str] | str] = []
     for _, rows in view.groups:
         if lines:
             lines.append(SEPARATING_LINE)
         for row in rows:
-            name = f"{row.name}{row.marks}" + (f" ({row.inline})" if row.inline else "")
-            cells = [text for shown, cell in zip(view.columns, row.cells, strict=True) for text in _cells(shown, cell)]
-            lines.append([textwrap.shorten(name, _NAME, placeholder="…"), *cells])
-    align = ["left", *("right" for _ in heads[1:])]
+            line = [next(left)]
+            for shown, cell, status in zip(view.columns, row.cells, common, strict=True):
+                line += _cells(shown, cell, status)
+            lines.append(line)
+    align = ["left"]
+    for shown in view.columns:
+        align += ["left" if shown.prose else "right"] * shown.width
     return str(tabulate(lines, headers=heads, tablefmt="simple", colalign=align, disable_numparse=True))
 
 
-def _heads(shown: ShownColumn) -> Sequence[str]:
-    head = shown.header.replace(" ", "\n")
-    unit = f"({shown.unit})" if shown.unit else ""
-    first = "\n".join(part for part in (f"{head}{shown.arrow}", unit) if part)
-    return [first, "measured"] if shown.measured else [first]
+def _common_status(view: View, index: int) -> str | None:
+    """The one status that all cells of a column without measured values have; it is then shown in the head."""
+    if view.columns[index].measured:
+        return None
+    statuses = {row.cells[index].cell.status for _, rows in view.groups for row in rows}
+    return statuses.pop() if len(statuses) == 1 else None
 
 
-def _cells(shown: ShownColumn, cell: ShownCell) -> Sequence[str]:
+def _heads(shown: ShownColumn, status: str | None) -> Sequence[str]:
+    unit = (f"({shown.unit})" if shown.unit else "") + shown.arrow
+    parts = (shown.header.replace(" ", "\n"), unit, SIGNS[status] if status is not None else "")
+    head = "\n".join(part for part in parts if part)
+    return [head, "measured"] if shown.measured else [head]
+
+
+def _cells(shown: ShownColumn, cell: ShownCell, common: str | None) -> Sequence[str]:
     if shown.measured:
         return [cell.reported, paint(f"{cell.measured} {cell.sign}", cell.cell.status)]
     if cell.cell.status is None:
+        return [textwrap.fill(cell.reported, _PROSE)]
+    if common is not None:
         return [cell.reported]
     return [f"{cell.reported} {paint(cell.sign, cell.cell.status)}"]

@@ -83,6 +83,7 @@ class ShownColumn:
     unit: str
     arrow: str
     measured: bool
+    prose: bool  # descriptive, and words rather than numbers
 
     @property
     def width(self) -> int:
@@ -223,6 +224,8 @@ def _shown_column(column: Column, result: TableResult, position: int) -> ShownCo
         measured=any(
             row.cells[position].measured is not None or row.cells[position].status == "failed" for row in result.rows
         ),
+        prose=column.descriptive
+        and not all((row.cells[position].reported.text or "0")[:1].isdigit() for row in result.rows),
     )
 
 
@@ -288,4 +291,6 @@ def legend(statuses: Sequence[str]) -> str:
 def verdict(summary: dict[str, int]) -> str:
     """One line: how many cells have each status."""
     counted = ", ".join(f"{count} {status}" for status, count in summary.items() if count)
-    return f"{counted or 'no cell'}; {sum(summary[status] for status in COMPARED)} compared"
+    if not counted:
+        return "no cell to compare"
+    return f"{counted}; {sum(summary[status] for status in COMPARED)} compared"
