@@ -24,6 +24,7 @@ FLOORS = (
     ("render",),
     ("progress",),
     ("pipeline",),
+    ("commands",),
     ("cli",),
     ("__main__",),
 )

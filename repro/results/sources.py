@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import re
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 
 
@@ -27,15 +27,17 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
+_REGISTERED = re.compile(r'^(?:@register_model\ndef (\w+)\(|    "(\w+)(?:\.\w+)?": )', re.MULTILINE)
+
+
 @cache
 def ported() -> dict[str, Path]:
-    """The file of each model that this package registers with timm, by the name of its ``@register_model`` function."""
+    """The file of each model that this package registers with timm: by function, or by key of a table of variants."""
     found: dict[str, Path] = {}
     for path in sorted((Path(__file__).parent.parent / "models").glob("*.py")):
-        lines = path.read_text(encoding="utf-8").splitlines()
-        for decorator, line in pairwise(lines):
-            if decorator.strip() == "@register_model" and line.startswith("def "):
-                found[line[4:].partition("(")[0]] = path
+        text = path.read_text(encoding="utf-8")
+        if "register_model(" in text or "@register_model" in text:
+            found |= {function or key: path for function, key in _REGISTERED.findall(text)}
     return found
 
 
