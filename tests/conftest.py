@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from repro.measure.needs import count_need
 from repro.results.record import Record
 from repro.results.store import Store
-from repro.spec.tables import InputSize, Variant
+from repro.spec.tables import FORMS, InputSize, Variant
 
 MODELS = '''
 """Networks whose counts can be worked out by hand, and three that misbehave."""
@@ -118,19 +118,19 @@ def counted(variant: Variant, metric: str, count: int, input_size: InputSize = (
     """A record as a worker would make it, with every form or convention equal to ``count`` unless stated."""
     need = count_need(variant, metric, input_size)
     if metric == "params":
-        details = {"forms": {name: forms.get(name, count) for name in ("as_trained", "reparameterised", "folded")}}
+        details = {"forms": {name: forms.get(name, count) for name in FORMS}}
     else:
         names = [
             f"{form}/{counting}"
-            for form in ("as_trained", "reparameterised", "folded")
+            for form in FORMS
             for counting in ("macs", "macs+norms", "macs-attention", "fvcore")
         ]
         details = {
             "macs": {name: forms.get(name, count) for name in names},
-            "operators": {form: {"conv": count} for form in ("as_trained", "reparameterised", "folded")},
+            "operators": {form: {"conv": count} for form in FORMS},
             "cross_check": {
                 form: {"fvcore": count, "flop_counter": forms.get("flop_counter", count)}
-                for form in ("as_trained", "reparameterised", "folded")
+                for form in FORMS
             },
         }
     return Record(

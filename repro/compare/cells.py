@@ -266,9 +266,12 @@ def _evidence(table: Table, row: Row, deviation: Deviation, cell: Cell, records:
     unit = deviation.unit or cell.reported.unit or cell.column.unit
     value = _value(found.record, deviation.measure, table.protocol_of(changed, deviation.measure), unit)
     agrees = truncates_to if deviation.truncated else rounds_to
+    stated = Decimal(deviation.equals)
+    if deviation.decimals is not None:  # the source printed fewer decimals than the paper pads to
+        stated = stated.quantize(Decimal(1).scaleb(-deviation.decimals))
     # What the evidence equals must also be what the paper printed, or the claim explains another number.
     about_this_cell = deviation.equals == cell.reported.text
-    holds = agrees(value, deviation.equals) and about_this_cell
+    holds = agrees(value, f"{stated:f}") and stated == Decimal(deviation.equals) and about_this_cell
     why_not = ""
     if not about_this_cell:
         why_not = f"the evidence speaks of {deviation.equals}, the paper prints {cell.reported.text}"
@@ -291,7 +294,7 @@ def convention(metric: str, protocol: Mapping[str, Any]) -> str:
 
 
 def _value(record: Record, metric: str, protocol: Mapping[str, Any], unit: str) -> Decimal:
-    if metric in ("params", "gmacs"):
+    if metric in ("params", "gmacs") and record.details:
         counts = record.details["forms" if metric == "params" else "macs"]
         base = Decimal(counts[convention(metric, protocol)]).scaleb(-6 if metric == "params" else -9)
     else:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from repro.measure.macs import Count, count, second_count_of, total
+from repro.measure.macs import Count, count, second_count, second_count_of, total
 from repro.models.catalogue import build, without_initialisation
-from repro.models.reparam import Fold, apply_folds, find_folds, reparameterise
+from repro.models.reparam import Fold, apply_folds, average_heads, find_folds, merge_branches
 from repro.spec.tables import COUNTINGS, InputSize, Variant
 
 _NORMS = ("batch_norm",)
@@ -63,8 +63,11 @@ def count_variant(variant: Variant, input_size: InputSize) -> dict[str, Any]:
     folds: list[Fold] = []
     second = {"as_trained": second_count_of(lambda: folds.extend(find_folds(meta, on_meta)))}
 
+    # Distilled models of some families keep two heads until they are averaged; others merge them with their branches.
+    merged = merge_branches(model)
+    with_heads = _params(model), second_count(_on_meta(model), on_meta) if merged else second["as_trained"]
     deployed = trained
-    if reparameterise(model):
+    if average_heads(model) or merged:
         deployed = count(model, example)
         meta, folds = _on_meta(model), []
         second["reparameterised"] = second_count_of(lambda: folds.extend(find_folds(meta, on_meta)))
@@ -77,6 +80,12 @@ def count_variant(variant: Variant, input_size: InputSize) -> dict[str, Any]:
     params["folded"] = _params(meta)
     operators["folded"] = _without_folded(deployed, folds)
     second["folded"] = second["reparameterised"]  # folding removes no product
+
+    params["folded_two_heads"] = params["folded"] + with_heads[0] - params["reparameterised"]
+    operators["folded_two_heads"] = dict(operators["folded"])
+    head = with_heads[1] - second["reparameterised"]
+    operators["folded_two_heads"]["linear"] = operators["folded"].get("linear", 0) + head
+    second["folded_two_heads"] = with_heads[1]
 
     return {
         "params": params,
@@ -93,3 +102,32 @@ def _channels(model: nn.Module) -> int:
     configuration = getattr(model, "default_cfg", None) or getattr(model, "pretrained_cfg", None)
     size = configuration.get("input_size") if isinstance(configuration, dict) else None
     return int(size[0]) if size else 3
+
+
+def count_with(counter: str, variant: Variant, input_size: InputSize) -> dict[str, Any]:
+    """Multiply-adds of ``variant`` as trained, as another program counts them by its own conventions.
+
+    Parameters
+    ----------
+    counter
+        ``thop`` or ``ptflops``: packages that are installed with the extra ``counters``.
+    """
+    with without_initialisation():
+        model = build(variant, input_size=input_size)
+    channels = _channels(model)
+    if counter == "thop":
+        import thop
+
+        macs, _ = thop.profile(model, inputs=(torch.zeros(1, channels, *input_size),), verbose=False)
+    else:
+        from ptflops import get_model_complexity_info
+
+        macs, _ = get_model_complexity_info(
+            model,
+            (channels, *input_size),
+            as_strings=False,
+            print_per_layer_stat=False,
+            verbose=False,
+            backend="pytorch",
+        )
+    return {"counted": int(macs)}

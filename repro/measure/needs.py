@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from repro.results.record import Subject
 from repro.results.sources import source_of, version
 from repro.spec.metrics import METRICS
-from repro.spec.tables import InputSize, Row, Table, Variant, plain_size, printed_size
+from repro.spec.tables import COUNTERS, InputSize, Row, Table, Variant, plain_size, printed_size
 
 COUNTED = ("params", "gmacs")
 # Counts of another method are other measurements: raise this when the counting code changes its results.
-COUNT_METHOD = "counts 1"
+COUNT_METHOD = "counts 2"
 DEFAULT_SIZE: InputSize = (224, 224)
 
 
@@ -31,6 +31,7 @@ class Need:
     versions: Mapping[str, str]
     variant: Variant
     input_size: InputSize
+    counter: str | None = None  # another program that counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,19 @@ def count_versions(variant: Variant) -> dict[str, str]:
     """The releases that define a count."""
     libraries = ("torch", "fvcore", "torchvision" if variant.builder == "torchvision" else "timm")
     return {**{name: version(name) for name in libraries}, "method": COUNT_METHOD}
+
+
+def counter_need(variant: Variant, counter: str, input_size: InputSize) -> Need | Unmeasurable:
+    """The measurement of ``gmacs`` by another program, as trained."""
+    if version(counter) == "absent":
+        return Unmeasurable(reason="needs_package", hint=f"install {counter} (the extra 'counters')")
+    need = count_need(variant, "gmacs", input_size)
+    return replace(
+        need,
+        protocol={**need.protocol, "counting": counter},
+        versions={**need.versions, counter: version(counter)},
+        counter=counter,
+    )
 
 
 def count_need(variant: Variant, metric: str, input_size: InputSize) -> Need:
@@ -84,7 +98,10 @@ def need_of(table: Table, row: Row, metric: str) -> Need | Unmeasurable:
     if row.variant is None:
         return Unmeasurable(reason="no_builder", hint="no library or port builds this model")
     if kind == "count":
-        return count_need(row.variant, metric, input_size_of(table.protocol_of(row, metric)))
+        protocol = table.protocol_of(row, metric)
+        if metric == "gmacs" and protocol.get("counting") in COUNTERS:
+            return counter_need(row.variant, protocol["counting"], input_size_of(protocol))
+        return count_need(row.variant, metric, input_size_of(protocol))
     if kind == "latency":
         if platform.system() != "Darwin":
             return Unmeasurable(reason="needs_macos", hint="Core ML predicts only on macOS")

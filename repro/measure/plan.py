@@ -28,12 +28,19 @@ class Job:
     def name(self) -> str:
         """What progress shows."""
         height, width = self.needs[0].input_size
-        return f"{self.variant.id} {height}" if height == width else f"{self.variant.id} {height}x{width}"
+        by = f" by {self.needs[0].counter}" if self.needs[0].counter else ""
+        return f"{self.variant.id} {height if height == width else f'{height}x{width}'}{by}"
 
     def payload(self) -> dict[str, Any]:
         """The job as plain data, for a worker."""
         plain: dict[str, Any] = json.loads(
-            canonical({"variant": asdict(self.variant), "input_size": list(self.needs[0].input_size)})
+            canonical(
+                {
+                    "variant": asdict(self.variant),
+                    "input_size": list(self.needs[0].input_size),
+                    "counter": self.needs[0].counter,
+                }
+            )
         )
         return plain
 
@@ -45,7 +52,7 @@ def missing(needs: Iterable[Need], store: Store, *, refresh: bool = False) -> li
     """
     wanted: dict[str, dict[str, Need]] = {}
     for need in needs:
-        group = canonical([need.subject.identity(), list(need.input_size)])
+        group = canonical([need.subject.identity(), list(need.input_size), need.counter])
         wanted.setdefault(group, {})
         if need.metric in wanted[group]:
             continue
@@ -70,6 +77,8 @@ def _record(need: Need, outcome: dict[str, Any], provenance: dict[str, Any]) -> 
     if error is None and need.metric == "params":
         details = {"forms": outcome["params"]}
         value = outcome["params"]["folded"] / 1e6
+    elif error is None and need.counter is not None:
+        value = outcome["counted"] / 1e9
     elif error is None:
         details = {name: outcome[name] for name in ("macs", "operators", "cross_check")}
         value = outcome["macs"]["folded/macs"] / 1e9

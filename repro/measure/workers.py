@@ -80,12 +80,15 @@ def _start(parent: int, memory: int, threads: int, paths: list[str]) -> None:
 def _work(payload: dict[str, Any]) -> dict[str, Any]:
     """Run one job in a worker; whatever the model raises becomes its outcome."""
     from repro.errors import ReproError
-    from repro.measure.counts import count_variant
+    from repro.measure.counts import count_variant, count_with
     from repro.spec.tables import Variant
 
     try:
         height, width = payload["input_size"]
-        return count_variant(Variant(**payload["variant"]), (height, width))
+        variant = Variant(**payload["variant"])
+        if payload["counter"] is not None:
+            return count_with(payload["counter"], variant, (height, width))
+        return count_variant(variant, (height, width))
     except MemoryError:
         return {"error": {"reason": "out_of_memory", "message": ""}}
     except ReproError as error:

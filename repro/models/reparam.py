@@ -42,8 +42,8 @@ class _Nothing(nn.Module):
         return x.new_zeros(())
 
 
-def _average_heads(model: nn.Module) -> bool:
-    """Merge the two heads of timm's distilled EfficientFormer families, whose forward returns their mean.
+def average_heads(model: nn.Module) -> bool:
+    """Merge, in place, the two heads of timm's distilled EfficientFormer families, whose forward returns their mean.
 
     Other families merge theirs in their own ``fuse``. Heads that read different tokens (DeiT's) cannot be merged.
     """
@@ -68,14 +68,18 @@ def _structure(model: nn.Module) -> list[tuple[str, str]]:
     return [(name, type(module).__name__) for name, module in model.named_modules()]
 
 
-def reparameterise(model: nn.Module) -> bool:
-    """Turn ``model``, in place, into the form that its family deploys, and say whether that changed anything."""
+def merge_branches(model: nn.Module) -> bool:
+    """Merge, in place, what the family itself merges for deployment, and say whether that changed anything."""
     before = _structure(model)
     model.eval()
-    # A model's own fuse() may return a new root; timm's walks the children, which serves every family in it.
     reparameterize_model(model, inplace=True)
-    changed = _average_heads(model)
-    return changed or _structure(model) != before
+    return _structure(model) != before
+
+
+def reparameterise(model: nn.Module) -> bool:
+    """Turn ``model``, in place, into the form that its family deploys, and say whether that changed anything."""
+    merged = merge_branches(model)
+    return average_heads(model) or merged
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import TypeVar
 from repro.spec.metrics import METRICS, units
 from repro.spec.reader import Node, Reader, suggestion
 from repro.spec.tables import (
+    COUNTERS,
     COUNTINGS,
     FORMS,
     Block,
@@ -32,12 +33,10 @@ SCHEMA = 1
 BUILDERS = ("timm", "torchvision", "python")
 REASONS = (
     "protocol_mismatch",
-    "different_counter",
     "different_weights",
     "source_differs",
     "paper_inconsistent",
     "unit_slip",
-    "truncated",
 )
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _COMPARED = [name for name, metric in METRICS.items() if not metric.descriptive]
@@ -356,8 +355,10 @@ def _deviations(
 def _evidence(node: Node | None, variants: Mapping[str, Variant], claim: Deviation) -> Deviation:
     if node is None:
         return claim
-    entries = node.keys(("measure", "equals"), (*_PROTOCOL, "variant", "unit", "truncated"))
-    values = {key: read(entries[key]) for key, read in _PROTOCOL.items() if key in entries}
+    entries = node.keys(("measure", "equals"), (*_PROTOCOL, "variant", "unit", "truncated", "decimals"))
+    readers: dict[str, Callable[[Node], object]] = dict(_PROTOCOL)
+    readers["counting"] = lambda value: value.choice((*COUNTINGS, *COUNTERS))
+    values = {key: read(entries[key]) for key, read in readers.items() if key in entries}
     measure = _optional(entries, "measure", lambda value: value.choice(_COMPARED), "")
     return Deviation(
         row=claim.row,
@@ -370,5 +371,6 @@ def _evidence(node: Node | None, variants: Mapping[str, Variant], claim: Deviati
         equals=_optional(entries, "equals", Node.number, "0"),
         unit=_optional(entries, "unit", lambda value: value.choice(units(measure)) if measure in METRICS else "", None),
         truncated=_optional(entries, "truncated", Node.truth, False),
+        decimals=_optional(entries, "decimals", Node.integer, None),
         spec_line=claim.spec_line,
     )

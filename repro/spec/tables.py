@@ -12,11 +12,14 @@ from repro.spec.metrics import METRICS, Metric
 
 # as_trained: every branch and head that training had. reparameterised: branches merged, distilled heads averaged.
 # folded: reparameterised, and every BatchNorm that directly follows or precedes a linear operator folded into it.
-FORMS = ("as_trained", "reparameterised", "folded")
+# folded_two_heads: folded, but the second head of a distilled model kept, as some sources count.
+FORMS = ("as_trained", "reparameterised", "folded", "folded_two_heads")
 # macs: convolutions, linear layers and all matrix products, attention's included.
 # macs+norms: and normalisation, pooling and resampling as fvcore counts them.
 # macs-attention: without the products of two activations. fvcore: its default handles, fused attention dropped.
 COUNTINGS = ("macs", "macs+norms", "macs-attention", "fvcore")
+# Other programs' counts, as trained and with their own conventions; optional packages, asked for by deviations.
+COUNTERS = ("thop", "ptflops")
 
 InputSize = tuple[int, int]
 
@@ -204,6 +207,7 @@ class Deviation:
     equals: str | None = None
     unit: str | None = None
     truncated: bool = False
+    decimals: int | None = None
     spec_line: int = 0
 
 

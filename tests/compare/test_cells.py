@@ -140,7 +140,7 @@ def test_a_false_explanation_leaves_the_cell_outside(second_paper, store, change
 
 
 def test_truncation_is_evidence(second_paper, store):
-    text = re.sub("form: as_trained", "truncated: true", DEVIATION).replace("protocol_mismatch", "truncated")
+    text = re.sub("form: as_trained", "truncated: true", DEVIATION)
     table = with_deviation(second_paper, text)
     put(store, table, "Line-8", "params", 319)
     assert statuses(table, store)["Line-8", "params"].status == "explained"
