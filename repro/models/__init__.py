@@ -4,9 +4,11 @@ Importing this package registers the ported families with timm, so that ``timm.c
 """
 
 from repro.models.cmt import CMT
+from repro.models.edgevit import EdgeViT
 from repro.models.efficientmod import EfficientMod
 from repro.models.emo import Emo
 from repro.models.mobile_former import MobileFormer
 from repro.models.official import StateDictError, load_official
+from repro.models.sbcformer import SBCFormer
 
-__all__ = ["CMT", "EfficientMod", "Emo", "MobileFormer", "StateDictError", "load_official"]
+__all__ = ["CMT", "EdgeViT", "EfficientMod", "Emo", "MobileFormer", "SBCFormer", "StateDictError", "load_official"]
