@@ -123,7 +123,7 @@ def test_the_small_spec_is_right(load: Callable[[str], Table]) -> None:
         (
             COLUMNS,
             "protocol: {form: fused}\n" + COLUMNS,
-            ["5: protocol.form: unknown value 'fused'; known: as_trained, reparameterised, folded"],
+            ["5: protocol.form: unknown value 'fused'; known: as_trained, reparameterised, folded, folded_two_heads"],
         ),
         (COLUMNS, "protocol: {latency: {top1: {}}}\n" + COLUMNS, ["5: protocol.latency.top1: unknown key 'top1'"]),
         (

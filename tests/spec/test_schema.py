@@ -94,7 +94,7 @@ rows:
 deviations:
 - row: Net
   metric: params
-  reason: truncated
+  reason: source_differs
   says: Cut, not rounded.
   evidence:
     measure: params
@@ -102,6 +102,7 @@ deviations:
     variant: net
     unit: M
     truncated: yes
+    decimals: 1
 {deeper(CONDITIONS, 2)}"""
 
 
