@@ -549,7 +549,7 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def cmt_ti(pretrained: bool = False, **kwargs: Any) -> CMT:
-    """CMT-Ti, at 160 px: 9.5 M parameters (paper, Table 1)."""
+    """CMT-Ti, at 160 px: 9.5 M parameters."""
     return _create_cmt("cmt_ti", pretrained=pretrained, **kwargs)
 
 

@@ -473,7 +473,7 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def efficientmod_xxs(pretrained: bool = False, **kwargs: Any) -> EfficientMod:
-    """EfficientMod-xxs, hybrid: 4.7 M parameters (paper, Table 1)."""
+    """EfficientMod-xxs, hybrid: 4.7 M parameters (official README)."""
     model_args = {"embed_dims": (32, 64, 128, 256), "depths": (2, 2, 6, 2), "attn_depths": (0, 0, 1, 2)}
     return _create_efficientmod("efficientmod_xxs", pretrained=pretrained, **dict(model_args, **kwargs))
 
