@@ -7,8 +7,19 @@ from repro.models.cmt import CMT
 from repro.models.edgevit import EdgeViT
 from repro.models.efficientmod import EfficientMod
 from repro.models.emo import Emo
+from repro.models.iformer_ablations import IFormerAblation
 from repro.models.mobile_former import MobileFormer
 from repro.models.official import StateDictError, load_official
 from repro.models.sbcformer import SBCFormer
 
-__all__ = ["CMT", "EdgeViT", "EfficientMod", "Emo", "MobileFormer", "SBCFormer", "StateDictError", "load_official"]
+__all__ = [
+    "CMT",
+    "EdgeViT",
+    "EfficientMod",
+    "Emo",
+    "IFormerAblation",
+    "MobileFormer",
+    "SBCFormer",
+    "StateDictError",
+    "load_official",
+]
