@@ -9,6 +9,7 @@ from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import Any
 
+from repro.compare.architecture import StructureCell, architecture_needs, compare_architecture
 from repro.compare.tolerance import Tolerance, exact, rounds_to, truncates_to
 from repro.errors import UsageError
 from repro.measure.needs import Need, Unmeasurable, need_of
@@ -78,6 +79,7 @@ class TableResult:
     table: Table
     rows: tuple[RowResult, ...]
     tolerance: Tolerance
+    architecture: tuple[StructureCell, ...] = ()
 
     @property
     def cells(self) -> list[tuple[Row, Cell]]:
@@ -169,6 +171,8 @@ def needs(tables: Iterable[Table], rows: Mapping[int, Sequence[Row]], metrics: S
                     for deviation in table.deviations
                     if deviation.row == row.model and deviation.metric == column.metric
                 ]
+        if not metrics:
+            found += architecture_needs(table, rows[table.number])
     return [need for need in found if isinstance(need, Need)]
 
 
@@ -192,13 +196,15 @@ def compare(
     """Set a table's printed cells beside the records."""
     tolerance = tolerance or Tolerance()
     columns = select_columns(table, metrics)
+    chosen = table.rows if rows is None else rows
     return TableResult(
         table=table,
         rows=tuple(
             RowResult(row=row, cells=tuple(_cell(table, row, column, records, tolerance) for column in columns))
-            for row in (table.rows if rows is None else rows)
+            for row in chosen
         ),
         tolerance=tolerance,
+        architecture=() if metrics else compare_architecture(table, chosen, records),
     )
 
 

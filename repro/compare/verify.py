@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+from repro.compare.architecture import StructureCell, text
 from repro.compare.cells import COMPARED, STATUSES, Cell, TableResult
 from repro.compare.tolerance import Tolerance
-from repro.spec.tables import Row, Table
+from repro.spec.tables import Column, Reported, Row, Table
 
 # Reasons for "not measured" that this machine could have mended.
 MEASURABLE_HERE = ("not_run", "stale")
@@ -22,6 +23,12 @@ class Finding:
     table: Table
     row: Row
     cell: Cell
+    part: str = ""  # of an architecture table: which stage and block
+
+    @property
+    def what(self) -> str:
+        """What was compared: the metric, or the part of an architecture."""
+        return self.part or self.cell.metric
 
     @property
     def size(self) -> Decimal:
@@ -83,10 +90,25 @@ class Verdict:
 
 def verify(results: Sequence[TableResult], tolerance: Tolerance, *, strict: bool = False) -> Verdict:
     """Gather the cells of compared tables."""
-    return Verdict(
-        findings=tuple(
-            Finding(table=result.table, row=row, cell=cell) for result in results for row, cell in result.cells
-        ),
-        tolerance=tolerance,
-        strict=strict,
+    findings = []
+    for result in results:
+        findings += [Finding(table=result.table, row=row, cell=cell) for row, cell in result.cells]
+        findings += [
+            Finding(table=result.table, row=cell.row, cell=_as_cell(cell), part=cell.name)
+            for cell in result.architecture
+        ]
+    return Verdict(findings=tuple(findings), tolerance=tolerance, strict=strict)
+
+
+def _as_cell(cell: StructureCell) -> Cell:
+    """A part of an architecture, told as a cell without a number."""
+    column = Column(metric="architecture", unit="", header=cell.name, decimals=0, better=None, descriptive=False)
+    blocks = [part for part in (cell.reported,) if not isinstance(part, str) and part is not None]
+    return Cell(
+        column=column,
+        reported=Reported(text=text(cell.reported), line=blocks[0].line if blocks else None),
+        status=cell.status,
+        reason=cell.reason,
+        message=cell.message,
+        record=cell.record,
     )

@@ -18,6 +18,7 @@ from repro.spec.tables import COUNTERS, InputSize, Row, Table, Variant, plain_si
 COUNTED = ("params", "gmacs")
 # Counts of another method are other measurements: raise this when the counting code changes its results.
 COUNT_METHOD = "counts 2"
+ARCHITECTURE_METHOD = "architecture 1"
 DEFAULT_SIZE: InputSize = (224, 224)
 
 
@@ -32,6 +33,8 @@ class Need:
     variant: Variant
     input_size: InputSize
     counter: str | None = None  # another program that counts
+    task: str = "counts"  # which of the workers' tasks yields it: counts, architecture, operators
+    shape: tuple[int, ...] = ()  # of the input, where it is no image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,37 @@ def count_need(variant: Variant, metric: str, input_size: InputSize) -> Need:
         versions=count_versions(variant),
         variant=variant,
         input_size=input_size,
+    )
+
+
+def architecture_need(table: Table, row: Row) -> Need | Unmeasurable:
+    """The walk over the model of a row of an architecture table."""
+    if row.variant is None:
+        return Unmeasurable(reason="no_builder", hint="no library or port builds this model")
+    size = input_size_of(table.protocol_of(row, "gmacs"))
+    libraries = ("torch", "torchvision" if row.variant.builder == "torchvision" else "timm")
+    return Need(
+        subject=subject_of(row.variant),
+        metric="architecture",
+        protocol={"input_size": plain_size(size)},
+        versions={**{name: version(name) for name in libraries}, "method": ARCHITECTURE_METHOD},
+        variant=row.variant,
+        input_size=size,
+        task="architecture",
+    )
+
+
+def operators_need(variant: Variant, shape: tuple[int, ...]) -> Need:
+    """The operations of one block, by operator, on an input of ``shape`` (B, C, H, W)."""
+    return Need(
+        subject=subject_of(variant),
+        metric="operators",
+        protocol={"shape": list(shape)},
+        versions=count_versions(variant),
+        variant=variant,
+        input_size=(shape[-2], shape[-1]),
+        task="operators",
+        shape=shape,
     )
 
 

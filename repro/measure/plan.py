@@ -29,7 +29,8 @@ class Job:
         """What progress shows."""
         height, width = self.needs[0].input_size
         by = f" by {self.needs[0].counter}" if self.needs[0].counter else ""
-        return f"{self.variant.id} {height if height == width else f'{height}x{width}'}{by}"
+        what = {"architecture": " architecture", "operators": " operators"}.get(self.needs[0].task, "")
+        return f"{self.variant.id} {height if height == width else f'{height}x{width}'}{by}{what}"
 
     def payload(self) -> dict[str, Any]:
         """The job as plain data, for a worker."""
@@ -39,6 +40,8 @@ class Job:
                     "variant": asdict(self.variant),
                     "input_size": list(self.needs[0].input_size),
                     "counter": self.needs[0].counter,
+                    "task": self.needs[0].task,
+                    "shape": list(self.needs[0].shape),
                 }
             )
         )
@@ -52,7 +55,7 @@ def missing(needs: Iterable[Need], store: Store, *, refresh: bool = False) -> li
     """
     wanted: dict[str, dict[str, Need]] = {}
     for need in needs:
-        group = canonical([need.subject.identity(), list(need.input_size), need.counter])
+        group = canonical([need.subject.identity(), list(need.input_size), need.counter, need.task, list(need.shape)])
         wanted.setdefault(group, {})
         if need.metric in wanted[group]:
             continue
@@ -70,13 +73,20 @@ def records_of(job: Job, outcome: dict[str, Any], provenance: dict[str, Any]) ->
 
 
 def _record(need: Need, outcome: dict[str, Any], provenance: dict[str, Any]) -> Record:
-    unit = {"params": "M", "gmacs": "G"}[need.metric]
+    unit = {"params": "M", "gmacs": "G", "architecture": "layers", "operators": "MACs"}[need.metric]
     error = outcome.get("error")
     value: float | None = None
     details: dict[str, Any] = {}
     if error is None and need.metric == "params":
         details = {"forms": outcome["params"]}
         value = outcome["params"]["folded"] / 1e6
+    elif error is None and need.task == "architecture":
+        details = {"stages": outcome["stages"]}
+        blocks = [block for stage in outcome["stages"] for block in stage["blocks"]]
+        value = sum(block["repeat"] * len(block["layers"]) for block in blocks)
+    elif error is None and need.task == "operators":
+        details = {"operators": outcome["operators"]}
+        value = sum(outcome["operators"].values())
     elif error is None and need.counter is not None:
         value = outcome["counted"] / 1e9
     elif error is None:

@@ -86,6 +86,14 @@ def _work(payload: dict[str, Any]) -> dict[str, Any]:
     try:
         height, width = payload["input_size"]
         variant = Variant(**payload["variant"])
+        if payload["task"] == "architecture":
+            from repro.measure.structure import walk_variant
+
+            return walk_variant(variant, (height, width))
+        if payload["task"] == "operators":
+            from repro.measure.claims import operators_of
+
+            return operators_of(variant, tuple(payload["shape"]))
         if payload["counter"] is not None:
             return count_with(payload["counter"], variant, (height, width))
         return count_variant(variant, (height, width))

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from repro.compare.cells import Cell, RowResult, TableResult
+from repro.render.architecture import architecture_of
+from repro.render.architecture import as_data as architecture_data
 from repro.render.engine import render
 from repro.render.terminal import terminal
 from repro.render.view import MEANINGS, SIGNS, TEX_SIGNS, verdict, view_of
@@ -37,6 +39,7 @@ def _template(name: str) -> Callable[[TableResult, Sequence[Path]], str]:
             meanings=MEANINGS,
             tex_signs=TEX_SIGNS,
             verdict=verdict(result.summary()),
+            architecture=architecture_of(result),
         )
 
     return make
@@ -79,6 +82,7 @@ def as_data(result: TableResult) -> dict[str, Any]:
         ],
         "rows": [_row(row) for row in result.rows],
         "summary": result.summary(),
+        **({"architecture": architecture_data(result)} if result.architecture else {}),
     }
 
 

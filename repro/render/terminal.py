@@ -10,6 +10,8 @@ import tabulate as tabulate_module
 from tabulate import SEPARATING_LINE, tabulate
 
 from repro.compare.cells import TableResult
+from repro.render.architecture import architecture_of
+from repro.render.architecture import terminal as architecture_grid
 from repro.render.view import SIGNS, ShownCell, ShownColumn, ShownRow, View, legend, verdict, view_of
 
 WIDTH = 100
@@ -38,7 +40,9 @@ def terminal(result: TableResult) -> str:
     title = textwrap.fill(f"Table {result.table.number}: {result.table.title}", WIDTH)
     notes = "\n".join(textwrap.fill(note, WIDTH, subsequent_indent="  ") for note in view.notes)
     signs = textwrap.fill(legend(view.used), WIDTH)
-    return "\n".join([title, "", _body(view), "", signs, notes, "", verdict(result.summary())]) + "\n"
+    architecture = architecture_of(result)
+    structure = [architecture_grid(architecture, WIDTH), ""] if architecture is not None else []
+    return "\n".join([title, "", _body(view), "", *structure, signs, notes, "", verdict(result.summary())]) + "\n"
 
 
 def _body(view: View) -> str:

@@ -36,7 +36,7 @@ def _lines(verdict: Verdict) -> list[list[str]]:
         [
             str(finding.table.number),
             finding.row.model,
-            finding.cell.metric,
+            finding.what,
             finding.cell.reported.text or "",
             _number(finding.cell.measured),
             _signed(finding.cell.difference),
@@ -67,6 +67,7 @@ def terminal(verdict: Verdict) -> str:
         shown = []
         for line, finding in zip(lines, verdict.off, strict=True):
             line[1] = textwrap.shorten(line[1], 28, placeholder="…")
+            line[3] = textwrap.shorten(line[3], 20, placeholder="…")
             line[6] = paint(line[6], finding.cell.status)
             line[7] = textwrap.shorten(line[7], 30, placeholder="…")
             shown.append(line if with_why else line[:-1])
@@ -129,6 +130,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "reason": cell.reason,
         "message": cell.message or None,
         "record": None if cell.record is None else cell.record.id,
+        **({"part": finding.part} if finding.part else {}),
     }
 
 
@@ -141,7 +143,7 @@ def junit(verdict: Verdict) -> str:
         number = finding.table.number
         if number not in suites:
             suites[number] = Xml.SubElement(root, "testsuite", name=f"Table {number}")
-        name = f"{finding.row.model} {finding.cell.metric}"
+        name = f"{finding.row.model} {finding.what}"
         case = Xml.SubElement(suites[number], "testcase", classname=f"table_{number:02d}", name=_xml(name))
         cell = finding.cell
         text = f"paper {cell.reported.text}, measured {_number(cell.measured)} ({_signed(cell.difference)})"
@@ -175,7 +177,7 @@ def github(verdict: Verdict) -> str:
         level = "warning" if cell.status == "not_measured" else "error"
         text = f"paper {cell.reported.text}, measured {_number(cell.measured)}: {cell.status} {_why(cell)}".strip()
         path = _property(str(finding.table.path))
-        title = _property(f"Table {finding.table.number} {finding.row.model} {cell.metric}")
+        title = _property(f"Table {finding.table.number} {finding.row.model} {finding.what}")
         lines.append(f"::{level} file={path},line={finding.row.spec_line},title={title}::{_data(text)}")
     lines.append(f"::notice title=repro verify::{_data(_standing(verdict))}")
     return "\n".join(lines) + "\n"
