@@ -60,7 +60,7 @@ class ConvNorm(nn.Sequential):
 
 
 class InvertedResidual(nn.Module):
-    """Pointwise, depthwise 3x3, pointwise around a shortcut (section 3.2). ``[B, dim, H, W]`` in and out."""
+    """Pointwise, depthwise 3x3, pointwise around a shortcut (the paper's convolutional block). ``[B, dim, H, W]`` in and out."""
 
     def __init__(self, dim: int, expand_ratio: int = 2, device: Any = None, dtype: Any = None) -> None:
         dd = {"device": device, "dtype": dtype}
@@ -78,7 +78,7 @@ class InvertedResidual(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention with learned biases by offset, and values strengthened by a depthwise convolution (section 3.3).
+    """Attention with learned biases by offset, and values strengthened by a depthwise convolution (the paper's modified attention).
 
     Tokens ``[B, H * W, dim]`` in and out, on a grid that is fixed when the module is built, since there is one bias
     for each head and each distance ``(|dy|, |dx|)`` on it.
@@ -168,7 +168,7 @@ class Attention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm attention and MLP on tokens ``[B, N, dim]`` (section 3.3)."""
+    """Pre-norm attention and MLP on tokens ``[B, N, dim]``."""
 
     def __init__(
         self,
@@ -214,7 +214,7 @@ class Downsample(nn.Module):
 
 
 class SBCFormerStage(nn.Module):
-    """One stage (section 3, figure 2): a local branch at full size beside an hourglass of global attention.
+    """One stage, the paper's SBCFormer block: a local branch at full size beside an hourglass of global attention.
 
     The hourglass pools the local map by ``pool_ratio`` to ``resolution``, mixes it, attends over it and brings it back
     to full size; it gates the local map, and both are joined by a pointwise convolution.
@@ -292,7 +292,7 @@ class SBCFormerStage(nn.Module):
 
 
 class SBCFormer(nn.Module):
-    """SBCFormer (https://arxiv.org/abs/2311.03747, section 3).
+    """SBCFormer (https://arxiv.org/abs/2311.03747).
 
     Images ``[B, in_chans, H, W]`` to logits ``[B, num_classes]``. The attention's bias tables tie a model to
     ``img_size``, a multiple of 32 each way; a checkpoint fits only a model built for the size it was trained at.
