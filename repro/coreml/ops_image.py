@@ -139,8 +139,8 @@ def _fold(place: Tensor, low: float, high: float) -> Tensor:
     if high <= low:
         return torch.full_like(place, low)
     span = high - low
-    place = torch.remainder((place - low).abs(), 2 * span)
-    return low + span - (place - span).abs()
+    folded: Tensor = low + span - (torch.remainder((place - low).abs(), 2 * span) - span).abs()
+    return folded
 
 
 @op(tensors="x coordinates")

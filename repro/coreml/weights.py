@@ -22,8 +22,8 @@ _FACTOR = re.compile(r"gamma|scale|alpha|temperature|\bls\d*\b", re.IGNORECASE)
 def randomise(module: nn.Module, *, input_size: tuple[int, int, int], seed: int = 0) -> nn.Module:
     """Fill a module with seeded, non-trivial weights and statistics, in place.
 
-    Layers are drawn by fan-in and then scaled so that on a seeded batch each gives outputs of variance one;
-    normalisation gets factors from 0.6 to 1.4 and biases, BatchNorm statistics near those of the batch but not equal
+    Layers are drawn by fan-in and then scaled so that on seeded inputs each gives outputs of variance one;
+    normalisation gets factors from 0.6 to 1.4 and biases, BatchNorm statistics near those of the inputs but not equal
     to them; other factors (layer scales, temperatures) are drawn from 0.5 to 1.2 of one, or of what a single number
     was; everything else (position embeddings, bias tables, tokens) is drawn with a deviation of 0.2.
 
@@ -47,7 +47,7 @@ def randomise(module: nn.Module, *, input_size: tuple[int, int, int], seed: int 
         for name, child in module.named_modules():
             for key, parameter in child.named_parameters(recurse=False):
                 parameter.copy_(_draw(f"{name}.{key}", child, key, parameter, generator))
-        _scale(module, sample_inputs(input_size, count=4, seed=seed), generator)
+        _scale(module, input_size, seed, generator)
     return module
 
 
@@ -62,7 +62,8 @@ def sample_inputs(input_size: tuple[int, int, int], *, count: int, seed: int) ->
     smooth: Tensor = nn.functional.interpolate(coarse, (height, width), mode="bicubic", align_corners=False)
     noise = torch.randn((count, channels, height, width), generator=generator)
     weight = torch.rand((count, 1, 1, 1), generator=generator) * 0.6 + 0.2
-    return smooth * weight.sqrt() + noise * (1 - weight).sqrt()
+    mixture: Tensor = smooth * weight.sqrt() + noise * (1 - weight).sqrt()
+    return mixture
 
 
 def _normal(like: Tensor, std: float, generator: torch.Generator) -> Tensor:
@@ -88,38 +89,47 @@ def _draw(name: str, owner: nn.Module, key: str, parameter: Tensor, generator: t
     return _normal(parameter, 0.2, generator)
 
 
-def _scale(module: nn.Module, batch: Tensor, generator: torch.Generator) -> None:
-    """Run the batch through; each layer is scaled, and each BatchNorm given statistics, when it is first reached."""
-    done: set[int] = set()
+def _scale(module: nn.Module, input_size: tuple[int, int, int], seed: int, generator: torch.Generator) -> None:
+    """Scale each layer, and give each BatchNorm statistics, in the order in which seeded inputs reach them.
+
+    The statistics of a few inputs overfit: in a deep network the next input would blow up. Further batches widen each
+    variance to what they bring.
+    """
+    scaled: set[int] = set()
+    measured: set[int] = set()
 
     def layer(owner: Any, inputs: Any, output: Tensor) -> Tensor:
-        if id(owner.weight) in done:
+        if id(owner.weight) in scaled:
             return output
-        done.add(id(owner.weight))
-        bias = 0 if owner.bias is None else owner.bias.reshape([-1] + [1] * (output.ndim - 2 if _is_conv(owner) else 0))
+        scaled.add(id(owner.weight))
+        trailing = 0 if isinstance(owner, nn.Linear) else output.ndim - 2
+        bias = 0 if owner.bias is None else owner.bias.reshape([-1] + [1] * trailing)
         plain = output - bias
         factor = float(plain.std().clamp(min=1e-6).reciprocal())
         owner.weight.mul_(factor)
         return plain * factor + bias
 
     def norm(owner: Any, inputs: tuple[Tensor, ...]) -> None:
-        if id(owner) in done or owner.running_mean is None:
+        if owner.running_mean is None:
             return
-        done.add(id(owner))
-        dims = [i for i in range(inputs[0].ndim) if i != 1]
-        variance, mean = torch.var_mean(inputs[0], dims, correction=0)
-        variance = variance.clamp(min=1e-3)
+        x = inputs[0]
+        dims = [i for i in range(x.ndim) if i != 1]
+        if id(owner) in measured:
+            away = x - owner.running_mean.reshape([1, -1] + [1] * (x.ndim - 2))
+            owner.running_var.copy_(torch.maximum(owner.running_var, away.square().mean(dims)))
+            return
+        measured.add(id(owner))
+        variance, mean = torch.var_mean(x, dims, correction=0)
+        variance = variance.clamp(min=max(0.2 * float(variance.mean()), 1e-3))
         owner.running_mean.copy_(mean + variance.sqrt() * _normal(mean, 0.2, generator))
         owner.running_var.copy_(variance * _uniform(variance, 0.6, 1.6, generator))
 
     hooks = [child.register_forward_hook(layer) for child in module.modules() if isinstance(child, _LAYERS)]
-    hooks += [child.register_forward_pre_hook(norm) for child in module.modules() if isinstance(child, _BATCH_NORMS)]
+    norms = [child for child in module.modules() if isinstance(child, _BATCH_NORMS)]
+    hooks += [child.register_forward_pre_hook(norm) for child in norms]
     try:
-        module(batch)
+        for batch in range(4 if norms else 1):
+            module(sample_inputs(input_size, count=4, seed=seed + 1000 * batch))
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _is_conv(owner: nn.Module) -> bool:
-    return not isinstance(owner, nn.Linear)
