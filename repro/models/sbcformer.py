@@ -60,7 +60,7 @@ class ConvNorm(nn.Sequential):
 
 
 class InvertedResidual(nn.Module):
-    """Pointwise, depthwise 3x3, pointwise around a shortcut (the paper's convolutional block). ``[B, dim, H, W]`` in and out."""
+    """Pointwise, depthwise 3x3, pointwise convolutions around a shortcut. ``[B, dim, H, W]`` in and out."""
 
     def __init__(self, dim: int, expand_ratio: int = 2, device: Any = None, dtype: Any = None) -> None:
         dd = {"device": device, "dtype": dtype}
@@ -78,7 +78,7 @@ class InvertedResidual(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention with learned biases by offset, and values strengthened by a depthwise convolution (the paper's modified attention).
+    """The paper's modified attention: learned biases by offset, values strengthened by a depthwise convolution.
 
     Tokens ``[B, H * W, dim]`` in and out, on a grid that is fixed when the module is built, since there is one bias
     for each head and each distance ``(|dy|, |dx|)`` on it.
