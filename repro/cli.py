@@ -17,6 +17,7 @@ COMMANDS = {
     "table": "repro.commands.table:table",
     "verify": "repro.commands.verify:verify",
     "explain": "repro.commands.explain:explain",
+    "claims": "repro.commands.claims:claims",
     "tables": "repro.commands.project:tables",
     "validate": "repro.commands.project:validate",
     "doctor": "repro.commands.project:doctor",

@@ -11,6 +11,7 @@ from pathlib import Path
 from repro.compare.cells import Records, TableResult, compare, needs
 from repro.compare.tolerance import Tolerance
 from repro.errors import UsageError
+from repro.measure.needs import Need
 from repro.measure.plan import Job, missing, records_of
 from repro.measure.workers import Limits, run
 from repro.progress import progress
@@ -71,7 +72,10 @@ class Run:
         UsageError
             When nothing may be measured and a needed record is damaged.
         """
-        wanted = needs(tables, rows, metrics)
+        return self.measure_needs(needs(tables, rows, metrics), settings)
+
+    def measure_needs(self, wanted: Sequence[Need], settings: Settings) -> int:
+        """The same for measurements that are no table's."""
         jobs = missing(wanted, self.store, refresh=settings.refresh)
         if not settings.measure:
             self._refuse_damage()

@@ -29,7 +29,9 @@ class Job:
         """What progress shows."""
         height, width = self.needs[0].input_size
         by = f" by {self.needs[0].counter}" if self.needs[0].counter else ""
-        what = {"architecture": " architecture", "operators": " operators"}.get(self.needs[0].task, "")
+        if self.needs[0].task == "operators":
+            return f"{self.variant.id} on {'x'.join(map(str, self.needs[0].shape))}"
+        what = " architecture" if self.needs[0].task == "architecture" else ""
         return f"{self.variant.id} {height if height == width else f'{height}x{width}'}{by}{what}"
 
     def payload(self) -> dict[str, Any]:

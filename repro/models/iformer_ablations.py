@@ -12,8 +12,8 @@ weights, so released weights load into them unchanged:
 ``load_official(model, checkpoint_filter_fn(released["model"], model))``.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal, NamedTuple
 
 import torch
@@ -37,6 +37,8 @@ __all__ = [
     "IFormerAblation",
     "IFormerConfig",
     "Part",
+    "configuration",
+    "configured",
     "create",
     "hybrid",
     "parts",
@@ -201,6 +203,31 @@ VARIANTS: dict[str, IFormerConfig] = {
     "iformer_l_downstream": replace(IFORMER_L, windowed=(0, 0, 7, 0), chunks=16),
     "iformer_l2_downstream": replace(IFORMER_L2, windowed=(0, 0, 10, 0), chunks=16),
 }
+
+
+def configuration(base: str, changes: Mapping[str, Any] | None = None) -> IFormerConfig:
+    """Change a named configuration: a released size (`iformer_m`) or one of `VARIANTS`.
+
+    Raises
+    ------
+    ModelError
+        For a base or a knob that does not exist, or values that make no model.
+    """
+    bases = {
+        "iformer_t": IFORMER_T, "iformer_s": IFORMER_S, "iformer_m": IFORMER_M, "iformer_l": IFORMER_L,
+        "iformer_l2": IFORMER_L2, **VARIANTS,
+    }  # fmt: skip
+    if base not in bases:
+        raise ModelError(f"no configuration {base!r}; there are {', '.join(bases)}")
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in (changes or {}).items()}
+    knobs = [item.name for item in fields(IFormerConfig)]
+    if unknown := [name for name in values if name not in knobs]:
+        raise ModelError(f"no knob {unknown[0]!r}; there are {', '.join(knobs)}")
+    wrong = [name for name, value in values.items() if type(value) is not type(getattr(IFORMER_M, name))]
+    if wrong:
+        kind = type(getattr(IFORMER_M, wrong[0])).__name__
+        raise ModelError(f"knob {wrong[0]!r} takes a {kind}, not {values[wrong[0]]!r}")
+    return replace(bases[base], **values)
 
 
 class SingleHeadAttention(nn.Module):
@@ -594,6 +621,11 @@ def create(
         config=config,
         **kwargs,
     )
+
+
+def configured(base: str, **changes: Any) -> IFormerAblation:
+    """Build a named configuration with changes, as specs state them: a builder for variants that have no name."""
+    return create(configuration(base, changes))
 
 
 def _default_cfgs() -> dict[str, dict[str, Any]]:

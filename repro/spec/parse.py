@@ -76,14 +76,14 @@ def _table(root: Node, path: Path) -> Table:
     columns = _columns(entries["columns"]) if "columns" in entries else ()
     # With a broken column every row's cell of it would be one more mistake: those are told once the columns are right.
     checked = columns if columns and len(root.reader.problems) == mistakes else None
-    variants = _variants(entries["variants"]) if "variants" in entries else {}
+    variants = read_variants(entries["variants"]) if "variants" in entries else {}
     marks = _named_texts(entries["marks"]) if "marks" in entries else {}
     rows = _rows(entries["rows"], checked, variants, marks) if "rows" in entries else ()
     return Table(
         number=_optional(entries, "table", lambda node: node.integer(1), 1),
         title=_optional(entries, "title", Node.text, ""),
-        source=_optional(entries, "source", _source, Source(paper="", document="")),
-        protocol=_optional(entries, "protocol", _protocol, Protocol()),
+        source=_optional(entries, "source", read_source, Source(paper="", document="")),
+        protocol=_optional(entries, "protocol", read_protocol, Protocol()),
         columns=columns,
         rows=rows,
         groups=_optional(entries, "groups", _groups, {}),
@@ -96,7 +96,8 @@ def _table(root: Node, path: Path) -> Table:
     )
 
 
-def _source(node: Node) -> Source:
+def read_source(node: Node) -> Source:
+    """Where printed strings were read."""
     entries = node.keys(("paper", "document"), ("section",))
     return Source(
         paper=_optional(entries, "paper", Node.text, ""),
@@ -148,7 +149,8 @@ def _columns(node: Node) -> tuple[Column, ...]:
     return tuple(columns.values())
 
 
-def _variants(node: Node) -> dict[str, Variant]:
+def read_variants(node: Node) -> dict[str, Variant]:
+    """Variants by id."""
     return {name: _variant(value, name) for name, value in node.entries().items()}
 
 
@@ -199,11 +201,12 @@ _PROTOCOL: dict[str, Callable[[Node], object]] = {
 }
 
 
-def _protocol(node: Node, nested: bool = True) -> Protocol:
+def read_protocol(node: Node, nested: bool = True) -> Protocol:
+    """A protocol, with sections for single metrics where ``nested``."""
     compared = _COMPARED if nested else []
     entries = node.keys((), [*_PROTOCOL, *compared])
     values = {key: read(entries[key]) for key, read in _PROTOCOL.items() if key in entries}
-    metrics = {name: _protocol(entries[name], nested=False) for name in compared if name in entries}
+    metrics = {name: read_protocol(entries[name], nested=False) for name in compared if name in entries}
     return Protocol(**values, metrics=metrics)  # type: ignore[arg-type]
 
 
@@ -223,7 +226,7 @@ def _rows(
             group=_optional(entries, "group", lambda value: value.integer(1), 1),
             cells=_optional(entries, "cells", lambda value, line=line: _cells(value, columns, line), {}),  # type: ignore[misc]
             variant=_optional(entries, "variant", lambda value: _named_variant(value, variants), None),
-            protocol=_optional(entries, "protocol", _protocol, Protocol()),
+            protocol=_optional(entries, "protocol", read_protocol, Protocol()),
             marks=_optional(entries, "marks", lambda value: _marks(value, marks), ()),
             cite=_texts(entries, "cite"),
             label=_texts(entries, "label"),
