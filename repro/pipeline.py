@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from repro.compare.cells import Records, TableResult, compare, needs
+from repro.compare.cells import Records, TableResult, compare, needs, printed_cell
 from repro.compare.tolerance import Tolerance
 from repro.errors import UsageError
 from repro.measure.needs import Need
@@ -57,7 +57,7 @@ class Run:
     @property
     def records(self) -> Records:
         """Where comparing looks values up."""
-        return Records(self.store, self.ledger)
+        return Records(self.store, self.ledger, self.project.manifest)
 
     def measure(
         self, tables: Sequence[Table], rows: Mapping[int, Sequence[Row]], metrics: Sequence[str], settings: Settings
@@ -112,7 +112,10 @@ class Run:
         tolerance: Tolerance | None = None,
     ) -> TableResult:
         """Set the table beside the records."""
-        return compare(table, self.records, rows=rows, metrics=metrics, tolerance=tolerance)
+        return compare(table, self.records, rows=rows, metrics=metrics, tolerance=tolerance, printed=self._printed)
+
+    def _printed(self, number: int, row: str, metric: str) -> str | None:
+        return printed_cell(self.project.table(number), row, metric) if number in self.project.paths else None
 
     @property
     def warnings(self) -> list[str]:

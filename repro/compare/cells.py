@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
+from repro.compare.accuracy import find_accuracy
 from repro.compare.architecture import StructureCell, architecture_needs, compare_architecture
 from repro.compare.tolerance import Tolerance, exact, rounds_to, truncates_to
 from repro.errors import UsageError
 from repro.measure.needs import Need, Unmeasurable, need_of
 from repro.results.record import Record
 from repro.results.store import Found, Store
+from repro.spec.manifest import Manifest
 from repro.spec.metrics import METRICS, scale
 from repro.spec.parse import is_number
 from repro.spec.reader import suggestion
@@ -98,6 +101,7 @@ class Records:
 
     store: Store
     ledger: Store | None = None
+    manifest: Manifest = field(default_factory=lambda: Manifest(folder=Path()))  # whose weights an accuracy may be of
 
     def find(self, need: Need) -> Found | None:
         """The record of a measurement: current before stale, the user's own before the published one."""
@@ -109,6 +113,19 @@ class Records:
             if item is not None
         ]
         return min(found, key=lambda item: (item.stale, item.record.error is not None), default=None)
+
+
+# What the cell of a table, row and metric prints; None where there is no such cell.
+Printed = Callable[[int, str, str], str | None]
+
+
+def _of_one(table: Table) -> Printed:
+    return lambda number, row, metric: printed_cell(table, row, metric) if number == table.number else None
+
+
+def printed_cell(table: Table, row: str, metric: str) -> str | None:
+    """What one cell prints."""
+    return next((item.reported(metric).text for item in table.rows if item.model == row), None)
 
 
 def select_rows(tables: Sequence[Table], patterns: Sequence[str]) -> dict[int, tuple[Row, ...]]:
@@ -192,15 +209,19 @@ def compare(
     rows: Sequence[Row] | None = None,
     metrics: Sequence[str] = (),
     tolerance: Tolerance | None = None,
+    printed: Printed | None = None,
 ) -> TableResult:
-    """Set a table's printed cells beside the records."""
+    """Set a table's printed cells beside the records; ``printed`` tells what a cell of any table prints."""
     tolerance = tolerance or Tolerance()
+    printed = printed or _of_one(table)
     columns = select_columns(table, metrics)
     chosen = table.rows if rows is None else rows
     return TableResult(
         table=table,
         rows=tuple(
-            RowResult(row=row, cells=tuple(_cell(table, row, column, records, tolerance) for column in columns))
+            RowResult(
+                row=row, cells=tuple(_cell(table, row, column, records, tolerance, printed) for column in columns)
+            )
             for row in chosen
         ),
         tolerance=tolerance,
@@ -208,10 +229,12 @@ def compare(
     )
 
 
-def _cell(table: Table, row: Row, column: Column, records: Records, tolerance: Tolerance) -> Cell:
+def _cell(table: Table, row: Row, column: Column, records: Records, tolerance: Tolerance, printed: Printed) -> Cell:
     reported = row.reported(column.metric)
     if column.descriptive:
         return Cell(column=column, reported=reported)
+    if column.kind.kind == "accuracy":
+        return _accuracy_cell(table, row, column, records, tolerance, printed)
     protocol = table.protocol_of(row, column.metric)
     need = need_of(table, row, column.metric)
     if isinstance(need, Unmeasurable):
@@ -229,10 +252,32 @@ def _cell(table: Table, row: Row, column: Column, records: Records, tolerance: T
         return _with_status(base, "failed", record.error["reason"], record.error["message"])
     measured = _value(record, column.metric, protocol, reported.unit or column.unit)
     base = replace(base, measured=measured, counters_disagree=_disagree(record, protocol))
-    return _judge(table, row, base, records, tolerance)
+    return _judge(table, row, base, records, tolerance, printed)
 
 
-def _judge(table: Table, row: Row, cell: Cell, records: Records, tolerance: Tolerance) -> Cell:
+def _accuracy_cell(
+    table: Table, row: Row, column: Column, records: Records, tolerance: Tolerance, printed: Printed
+) -> Cell:
+    """Judged where the weights are the paper's own; other weights' accuracy is shown as such."""
+    base = Cell(
+        column=column, reported=row.reported(column.metric), protocol=table.protocol_of(row, column.metric)
+    )
+    accuracy = find_accuracy(table, row, column.metric, records)
+    if isinstance(accuracy, Unmeasurable):
+        return _with_status(base, "not_measured", accuracy.reason, accuracy.hint)
+    record = accuracy.found.record
+    base = replace(base, record=record, stale=accuracy.found.stale)
+    if accuracy.found.stale:
+        return _with_status(base, "not_measured", "stale", _stale_message(record, accuracy.need))
+    if record.error is not None:
+        return _with_status(base, "failed", record.error["reason"], record.error["message"])
+    base = replace(base, measured=_value(record, column.metric, base.protocol, base.reported.unit or column.unit))
+    if accuracy.reason is not None:
+        return _with_status(base, "not_measured", accuracy.reason, accuracy.message)
+    return _judge(table, row, base, records, tolerance, printed)
+
+
+def _judge(table: Table, row: Row, cell: Cell, records: Records, tolerance: Tolerance, printed: Printed) -> Cell:
     reason = "counters_disagree" if cell.counters_disagree else None
     text = cell.reported.text
     if text is None:
@@ -245,7 +290,7 @@ def _judge(table: Table, row: Row, cell: Cell, records: Records, tolerance: Tole
         return replace(cell, status="within", reason=reason)
     for deviation in table.deviations:
         if deviation.row == row.model and deviation.metric == cell.metric:
-            evidence = _evidence(table, row, deviation, cell, records)
+            evidence = _evidence(table, row, deviation, cell, records, tolerance, printed)
             status = "explained" if evidence.holds else "outside"
             return replace(
                 cell,
@@ -257,7 +302,15 @@ def _judge(table: Table, row: Row, cell: Cell, records: Records, tolerance: Tole
     return replace(cell, status="outside", reason=reason)
 
 
-def _evidence(table: Table, row: Row, deviation: Deviation, cell: Cell, records: Records) -> Evidence:
+def _evidence(
+    table: Table,
+    row: Row,
+    deviation: Deviation,
+    cell: Cell,
+    records: Records,
+    tolerance: Tolerance,
+    printed: Printed,
+) -> Evidence:
     """Look the evidence's own measurement up and see whether it says what the deviation claims."""
     if deviation.measure is None or deviation.equals is None:
         return Evidence(deviation=deviation, value=None, holds=False, record=None, why_not="no evidence was given")
@@ -271,19 +324,34 @@ def _evidence(table: Table, row: Row, deviation: Deviation, cell: Cell, records:
     changed = replace(row, protocol=deviation.protocol.over(row.protocol))
     unit = deviation.unit or cell.reported.unit or cell.column.unit
     value = _value(found.record, deviation.measure, table.protocol_of(changed, deviation.measure), unit)
-    agrees = truncates_to if deviation.truncated else rounds_to
-    stated = Decimal(deviation.equals)
+    why_not = _speaks_of_another(deviation, cell, printed) or _misses(deviation, value, tolerance)
+    return Evidence(deviation=deviation, value=value, holds=not why_not, record=found.record.id, why_not=why_not)
+
+
+def _speaks_of_another(deviation: Deviation, cell: Cell, printed: Printed) -> str:
+    """What the evidence equals must be printed, in this cell or the one it names, or it explains another number."""
+    stated, text = deviation.equals, cell.reported.text
+    if deviation.cell is not None:
+        text = printed(*deviation.cell)
+        where = f"table {deviation.cell[0]}, {deviation.cell[1]}, {deviation.cell[2]} prints {text}"
+        return "" if stated == text else f"the evidence speaks of {stated}, {where}"
+    slipped = deviation.reason == "unit_slip" and is_number(stated) and is_number(text)
+    if slipped and Decimal(stated or "0") * 1000 in (Decimal(text or "0"), Decimal(text or "0") * 1_000_000):
+        return ""
+    return "" if stated == text else f"the evidence speaks of {stated}, the paper prints {text}"
+
+
+def _misses(deviation: Deviation, value: Decimal, tolerance: Tolerance) -> str:
+    """The evidence is held to the same standard as a cell: it rounds to what is stated, or is inside the tolerance."""
+    stated = Decimal(deviation.equals or "0")
+    at = stated
     if deviation.decimals is not None:  # the source printed fewer decimals than the paper pads to
-        stated = stated.quantize(Decimal(1).scaleb(-deviation.decimals))
-    # What the evidence equals must also be what the paper printed, or the claim explains another number.
-    about_this_cell = deviation.equals == cell.reported.text
-    holds = agrees(value, f"{stated:f}") and stated == Decimal(deviation.equals) and about_this_cell
-    why_not = ""
-    if not about_this_cell:
-        why_not = f"the evidence speaks of {deviation.equals}, the paper prints {cell.reported.text}"
-    elif not holds:
-        why_not = f"the evidence measures {value}, not {deviation.equals}"
-    return Evidence(deviation=deviation, value=value, holds=holds, record=found.record.id, why_not=why_not)
+        at = stated.quantize(Decimal(1).scaleb(-deviation.decimals))
+    agrees = truncates_to if deviation.truncated else rounds_to
+    near = tolerance.of(deviation.measure or deviation.metric).allows(value - stated, stated)
+    if at == stated and (agrees(value, f"{at:f}") or near):
+        return ""
+    return f"the evidence measures {value:f}, not {deviation.equals}"
 
 
 def _with_status(cell: Cell, status: str, reason: str, message: str) -> Cell:

@@ -57,6 +57,7 @@ def _guard(parent: int, memory: int) -> None:
 def _start(parent: int, memory: int, threads: int, paths: list[str]) -> None:
     """Prepare a fresh worker: limits first, then the imports that every job needs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    os.dup2(2, 1)  # what models and libraries print must not spoil the parent's output
     sys.path[:0] = [path for path in paths if path not in sys.path]
     threading.Thread(target=_guard, args=(parent, memory), daemon=True).start()
     if sys.platform == "linux":

@@ -60,6 +60,10 @@ def load_official(model: nn.Module, state_dict: Mapping[str, torch.Tensor]) -> n
     """
     own = model.state_dict()
     names = official_keys(model)
+    module = sys.modules[type(model).__module__]
+    if not hasattr(module, "official_key") and hasattr(module, "checkpoint_filter_fn"):
+        # timm's own models, and those built on them, state their official layout as a filter
+        state_dict = module.checkpoint_filter_fn(dict(state_dict), model)
     faults = [f"missing key {key}" for key in names if key not in state_dict]
     faults += [f"unexpected key {key}" for key in state_dict if key not in names]
     for key, value in state_dict.items():

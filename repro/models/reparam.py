@@ -53,11 +53,11 @@ def average_heads(model: nn.Module) -> bool:
     if not (isinstance(head, nn.Linear) and isinstance(twin, nn.Linear)):
         return False
     with torch.no_grad():
-        head.weight += twin.weight
-        head.bias += twin.bias
+        head.weight.add_(twin.weight)
+        head.bias.add_(twin.bias)
         if type(model).__name__ == "EfficientFormerV2":  # asks whether there is a second head
-            head.weight /= 2
-            head.bias /= 2
+            head.weight.div_(2)
+            head.bias.div_(2)
             model.head_dist = None  # type: ignore[assignment]
         else:
             model.head_dist = _Nothing()
@@ -68,10 +68,15 @@ def _structure(model: nn.Module) -> list[tuple[str, str]]:
     return [(name, type(module).__name__) for name, module in model.named_modules()]
 
 
+def in_eval_mode(model: nn.Module) -> nn.Module:
+    """Put ``model`` into eval mode unless it is there: entering it again would redo what some models do on the way."""
+    return model.eval() if model.training else model
+
+
 def merge_branches(model: nn.Module) -> bool:
     """Merge, in place, what the family itself merges for deployment, and say whether that changed anything."""
     before = _structure(model)
-    model.eval()
+    in_eval_mode(model)
     reparameterize_model(model, inplace=True)
     return _structure(model) != before
 
@@ -171,7 +176,13 @@ def find_folds(model: nn.Module, example: torch.Tensor) -> list[Fold]:
         if name not in norms or calls[name] != 1 or name not in inputs:
             continue
         before = source.get(inputs[name])
-        if before in linears and calls[before] == 1 and before not in taken and watch.reads[inputs[name]] == 1:
+        if (
+            before is not None
+            and before in linears
+            and calls[before] == 1
+            and before not in taken
+            and watch.reads[inputs[name]] == 1
+        ):
             folds.append(Fold(norm=name, linear=before, norm_first=False))
             taken.add(before)
             continue
@@ -246,7 +257,7 @@ def fold_batch_norms(model: nn.Module, example: torch.Tensor) -> nn.Module:
     example
         An input of shape (B, C, H, W), on the model's device; its values do not matter.
     """
-    folded = copy.deepcopy(model).eval()
+    folded = in_eval_mode(copy.deepcopy(model))
     apply_folds(folded, find_folds(folded, example))
     return folded
 
@@ -261,7 +272,7 @@ def to_form(model: nn.Module, form: str, example: torch.Tensor) -> nn.Module:
     """
     if form not in ("as_trained", "reparameterised", "folded"):
         raise ModelError(f"unknown form {form!r}: as_trained, reparameterised or folded")
-    made = copy.deepcopy(model).eval()
+    made = in_eval_mode(copy.deepcopy(model))
     if form != "as_trained":
         reparameterise(made)
     return fold_batch_norms(made, example) if form == "folded" else made

@@ -28,7 +28,9 @@ def _signed(value: Any) -> str:
 
 
 def _why(cell: Cell) -> str:
-    return ": ".join(part for part in (cell.reason, cell.message) if part)
+    """Reason and message; for a difference nobody explains, what the spec says was tried."""
+    why = ": ".join(part for part in (cell.reason, cell.message) if part)
+    return why or (cell.reported.note or "" if cell.status == "outside" else "")
 
 
 def _lines(verdict: Verdict) -> list[list[str]]:
@@ -129,6 +131,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "status": cell.status,
         "reason": cell.reason,
         "message": cell.message or None,
+        "note": cell.reported.note,
         "record": None if cell.record is None else cell.record.id,
         **({"part": finding.part} if finding.part else {}),
     }

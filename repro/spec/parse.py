@@ -22,6 +22,7 @@ from repro.spec.tables import (
     Protocol,
     Reported,
     Row,
+    Search,
     Source,
     Stage,
     Table,
@@ -68,7 +69,7 @@ def _texts(entries: Mapping[str, Node], key: str) -> str | None:
 def _table(root: Node, path: Path) -> Table:
     entries = root.keys(
         ("schema", "table", "title", "source", "columns", "rows"),
-        ("protocol", "groups", "marks", "notes", "lost", "variants", "architecture", "deviations"),
+        ("protocol", "groups", "marks", "notes", "lost", "variants", "architecture", "deviations", "search"),
     )
     if "schema" in entries and (version := entries["schema"].integer(1)) != SCHEMA:
         entries["schema"].problem(f"schema {version} is not known; this release reads schema {SCHEMA}")
@@ -92,6 +93,7 @@ def _table(root: Node, path: Path) -> Table:
         lost=_texts(entries, "lost"),
         architecture=_optional(entries, "architecture", lambda node: _architecture(node, rows), ()),
         deviations=_optional(entries, "deviations", lambda node: _deviations(node, rows, checked, variants), ()),
+        search=_optional(entries, "search", lambda node: _search(node, rows), None),
         path=path,
     )
 
@@ -310,6 +312,33 @@ def _architecture(node: Node, rows: tuple[Row, ...]) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
+def _search(node: Node, rows: tuple[Row, ...]) -> Search | None:
+    entries = node.keys(("space", "base", "baseline", "rows"))
+    models = [row.model for row in rows]
+    by_row = {}
+    for model, value in (entries["rows"].entries() if "rows" in entries else {}).items():
+        if model not in models:
+            value.problem(f"no row {model!r} in this table{suggestion(model, models)}")
+        by_row[model] = _knobs(value)
+    return Search(
+        space=_optional(entries, "space", Node.text, ""),
+        base=_optional(entries, "base", Node.text, ""),
+        baseline=_optional(entries, "baseline", _knobs, {}),
+        rows=by_row,
+    )
+
+
+def _knobs(node: Node) -> dict[str, tuple[object, ...]]:
+    """Knobs of a configuration, each with the values to try."""
+    knobs = {}
+    for name, value in node.entries().items():
+        values = tuple(item.plain() for item in value.items())
+        if not values:
+            value.problem("needs a list of at least one value to try")
+        knobs[name] = values
+    return knobs
+
+
 def _block(node: Node) -> Block:
     entries = node.keys(("layers",), ("repeat", "line"))
     return Block(
@@ -355,10 +384,19 @@ def _deviations(
     return tuple(found.values())
 
 
+def _printed_cell(node: Node) -> tuple[int, str, str]:
+    entries = node.keys(("table", "row", "metric"))
+    return (
+        _optional(entries, "table", lambda value: value.integer(1), 1),
+        _optional(entries, "row", Node.text, ""),
+        _optional(entries, "metric", lambda value: value.choice(_COMPARED), ""),
+    )
+
+
 def _evidence(node: Node | None, variants: Mapping[str, Variant], claim: Deviation) -> Deviation:
     if node is None:
         return claim
-    entries = node.keys(("measure", "equals"), (*_PROTOCOL, "variant", "unit", "truncated", "decimals"))
+    entries = node.keys(("measure", "equals"), (*_PROTOCOL, "variant", "unit", "truncated", "decimals", "cell"))
     readers: dict[str, Callable[[Node], object]] = dict(_PROTOCOL)
     readers["counting"] = lambda value: value.choice((*COUNTINGS, *COUNTERS))
     values = {key: read(entries[key]) for key, read in readers.items() if key in entries}
@@ -375,5 +413,6 @@ def _evidence(node: Node | None, variants: Mapping[str, Variant], claim: Deviati
         unit=_optional(entries, "unit", lambda value: value.choice(units(measure)) if measure in METRICS else "", None),
         truncated=_optional(entries, "truncated", Node.truth, False),
         decimals=_optional(entries, "decimals", Node.integer, None),
+        cell=_optional(entries, "cell", _printed_cell, None),
         spec_line=claim.spec_line,
     )

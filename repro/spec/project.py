@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from repro.errors import InputError, Problem, UsageError
+from repro.spec.manifest import Manifest, load_manifest
 from repro.spec.parse import load_table
 from repro.spec.tables import Table
 
@@ -50,6 +51,11 @@ class Project:
         """Where templates are looked for: the project's own win over the shipped ones."""
         own = [self.root / "templates"] if self.root is not None and (self.root / "templates").is_dir() else []
         return [*own, _shipped("templates")]
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The released checkpoints that this project lists."""
+        return load_manifest(self.folder("checkpoints_manifest"))
 
     @cached_property
     def paths(self) -> dict[int, Path]:

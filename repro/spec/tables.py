@@ -189,6 +189,20 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Search:
+    """The configurations that a table's rows may be, where the paper prints what they cost but not what they are.
+
+    A configuration is ``base``, of the module ``space``, with one value of each knob of ``baseline`` and, over those,
+    one value of each knob that the row changes.
+    """
+
+    space: str
+    base: str
+    baseline: Mapping[str, tuple[Any, ...]]
+    rows: Mapping[str, Mapping[str, tuple[Any, ...]]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Deviation:
     """A stated reason why a cell differs, with evidence that the pipeline measures.
 
@@ -208,6 +222,7 @@ class Deviation:
     unit: str | None = None
     truncated: bool = False
     decimals: int | None = None
+    cell: tuple[int, str, str] | None = None  # table, row and metric of the printed cell that ``equals`` quotes
     spec_line: int = 0
 
 
@@ -236,6 +251,7 @@ class Table:
     lost: str | None = None
     architecture: tuple[Stage, ...] = ()
     deviations: tuple[Deviation, ...] = ()
+    search: Search | None = None
     path: Path = Path()
 
     def column(self, metric: str) -> Column | None:

@@ -91,6 +91,11 @@ rows:
   models:
     Net:
     - {{repeat: 1, line: 3, layers: [{{op: Conv, kernel: 3, stride: 2, width: 16, head_dim: 8, ratio: 4}}]}}
+search:
+  space: nets
+  base: net
+  baseline: {{depth: [1, 2]}}
+  rows: {{Net: {{width: [[1, 2], [3, 4]]}}}}
 deviations:
 - row: Net
   metric: params
@@ -103,6 +108,7 @@ deviations:
     unit: M
     truncated: yes
     decimals: 1
+    cell: {{table: 3, row: Small, metric: params}}
 {deeper(CONDITIONS, 2)}"""
 
 
