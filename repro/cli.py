@@ -18,6 +18,7 @@ COMMANDS = {
     "verify": "repro.commands.verify:verify",
     "explain": "repro.commands.explain:explain",
     "claims": "repro.commands.claims:claims",
+    "recover": "repro.commands.recover:recover",
     "tables": "repro.commands.project:tables",
     "validate": "repro.commands.project:validate",
     "doctor": "repro.commands.project:doctor",

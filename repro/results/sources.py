@@ -51,10 +51,22 @@ def source_of(builder: str, model: str) -> str:
     if builder in ("timm", "torchvision"):
         return f"{builder} {version(builder)}"
     module = model.partition(":")[0]
+    path = _file_of(module)
+    return f"python {module}" if path is None else f"python {module} {_digest(path)}"
+
+
+def _file_of(module: str) -> Path | None:
+    """A module's file, found without importing the packages that it lies in, as find_spec on its full name would."""
+    top, *rest = module.split(".")
     try:
-        spec = importlib.util.find_spec(module)
+        spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
-        spec = None
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        return f"python {module}"
-    return f"python {module} {_digest(Path(spec.origin))}"
+        return None
+    if spec is None:
+        return None
+    if rest:
+        folders = [Path(folder).joinpath(*rest) for folder in spec.submodule_search_locations or ()]
+        files = [file for folder in folders for file in (folder.with_suffix(".py"), folder / "__init__.py")]
+    else:
+        files = [Path(spec.origin)] if spec.origin is not None else []
+    return next((file for file in files if file.is_file()), None)
