@@ -19,6 +19,8 @@ COMMANDS = {
     "explain": "repro.commands.explain:explain",
     "claims": "repro.commands.claims:claims",
     "recover": "repro.commands.recover:recover",
+    "evaluate": "repro.commands.evaluate:evaluate",
+    "checkpoints": "repro.commands.checkpoints:checkpoints",
     "tables": "repro.commands.project:tables",
     "validate": "repro.commands.project:validate",
     "doctor": "repro.commands.project:doctor",

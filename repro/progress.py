@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Progress(Protocol):
@@ -66,3 +66,35 @@ def progress(total: int) -> Iterator[Progress]:
                 self.show()
 
         yield _Bar()
+
+
+_EVERY = 10.0  # seconds between two lines where there is no terminal
+
+
+@contextmanager
+def images_progress() -> Iterator[Callable[[Any], None]]:
+    """Report a pass over images on standard error: how many, images a second, time left."""
+    if not sys.stderr.isatty():
+        last = [-_EVERY]
+
+        def tell(status: Any) -> None:
+            if time.monotonic() - last[0] >= _EVERY or status.done == status.total:
+                last[0] = time.monotonic()
+                print(_where(status), file=sys.stderr, flush=True)
+
+        yield tell
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda status: bar.update(task, description=_where(status), completed=status.done, total=status.total)
+
+
+def _where(status: Any) -> str:
+    left = "" if status.seconds_left is None else f", {status.seconds_left / 60:.1f} min left"
+    models = status.models[0] if len(status.models) == 1 else f"{len(status.models)} models"
+    return f"{models}: {status.done:,} of {status.total:,} images, {status.images_per_second:.1f} images/s{left}"

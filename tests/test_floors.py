@@ -18,7 +18,7 @@ FLOORS = (
     ("errors",),
     ("files",),
     ("spec", "results"),
-    ("models",),
+    ("models", "checkpoints"),
     ("measure", "coreml", "accuracy"),
     ("compare",),
     ("render",),

@@ -280,7 +280,7 @@ def _members(shard: Path) -> Iterator[tuple[str, int, int, int | str]]:
             if stream.read(512) != bytes(512):
                 raise DatasetError(f"{shard}: cut short: the end of the archive is missing")
     except tarfile.ReadError as error:
-        raise DatasetError(f"{shard}: not an uncompressed tar file ({error})") from error
+        raise DatasetError(f"{shard}: not a whole, uncompressed tar file ({error})") from error
     except OSError as error:
         raise DatasetError(f"{shard}: {error.strerror or error}") from error
     except ValueError as error:

@@ -36,8 +36,8 @@ def child_environment() -> dict[str, str]:
 class LocalExecutor:
     """The executor of one machine.
 
-    A child that dies, or a worker in it, is replaced, and only what it had not finished is done again. Twice in a row
-    without a finished batch between is an error: something kills them.
+    A child that dies, or a worker in it, is replaced, and only what it had not finished is done again. Three times in
+    a row without a finished batch between is an error: something kills them.
     """
 
     def run(self, job: Job) -> Iterator[Event]:
@@ -61,11 +61,24 @@ class LocalExecutor:
                 names = [name for name in names if need[name].any()]
                 if not names:
                     return
-                if losses > 1:
+                if losses > 2:
                     raise EvaluationError(
-                        f"the evaluation's process ended twice without a result; the last time: {error} "
+                        f"the evaluation's process ended three times without a result; the last time: {error} "
                         "(too little memory? fewer workers or a smaller batch take less)"
                     ) from error
+
+
+class DirectExecutor:
+    """Runs a job in this very process: for a debugger, and where the process is already made for it.
+
+    With ``workers`` 0 in the options nothing is started at all.
+    """
+
+    def run(self, job: Job) -> Iterator[Event]:
+        """Yield the events of a job."""
+        from repro.accuracy.worker import run_job
+
+        return run_job(job)
 
 
 def _in_child(job: Job) -> Iterator[Event]:

@@ -64,7 +64,8 @@ class Options:
     skip_corrupt
         Leave images out that cannot be decoded, and count them, instead of stopping at the first.
     workers
-        Processes that decode (and, on the CPU, run the models); one for each processor when None.
+        Processes that decode (and, on the CPU, run the models); one for each processor when None, and none beside
+        the evaluation's own when 0.
     memory
         Bytes that models and workers may take together; 60% of what is free when None. Models that do not fit at once
         take turns, each group with a pass of its own over the images.
@@ -86,9 +87,9 @@ class Options:
             raise EvaluationError(f"unknown device {self.device!r}: {', '.join(DEVICES)}")
         if self.precision not in PRECISIONS:
             raise EvaluationError(f"unknown precision {self.precision!r}: {', '.join(PRECISIONS)}")
-        for name in ("batch_size", "workers", "memory"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise EvaluationError(f"{name} {value}: expected at least 1")
+        for name, least in (("batch_size", 1), ("workers", 0), ("memory", 1)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise EvaluationError(f"{name} {value}: expected at least {least}")
 
     @property
     def batch(self) -> int:

@@ -235,8 +235,8 @@ class Runner:
     @property
     def workers(self) -> int:
         """How many processes decode or evaluate."""
-        workers = self.options.workers or processors()
-        if self.device.type != "cpu":
+        workers = processors() if self.options.workers is None else self.options.workers
+        if self.device.type != "cpu" or workers == 0:
             return workers
         return max(1, min(workers, (self.memory - self._weights()) // self._one_worker()))
 

@@ -18,7 +18,9 @@ from repro.spec.tables import COUNTERS, InputSize, Row, Table, Variant, plain_si
 COUNTED = ("params", "gmacs")
 # Counts of another method are other measurements: raise this when the counting code changes its results.
 COUNT_METHOD = "counts 2"
+ACCURACY_METHOD = "accuracy 1"
 ARCHITECTURE_METHOD = "architecture 1"
+IMAGENET = "ImageNet-1k"
 DEFAULT_SIZE: InputSize = (224, 224)
 
 
@@ -115,6 +117,34 @@ def operators_need(variant: Variant, shape: tuple[int, ...]) -> Need:
         input_size=(shape[-2], shape[-1]),
         task="operators",
         shape=shape,
+    )
+
+
+def accuracy_need(variant: Variant, checkpoint: str, input_size: InputSize, protocol: Mapping[str, Any]) -> Need:
+    """The top-1 accuracy of one checkpoint of a variant.
+
+    Parameters
+    ----------
+    checkpoint
+        Its id in the manifest, or ``local`` for weights that no manifest lists.
+    protocol
+        Data set, split and precision; a spec that does not name them means ImageNet-1k's validation images in float32.
+    """
+    libraries = ("torch", "torchvision" if variant.builder == "torchvision" else "timm")
+    return Need(
+        subject=subject_of(variant),
+        metric="top1",
+        protocol={
+            "checkpoint": checkpoint,
+            "dataset": protocol.get("dataset", IMAGENET),
+            "split": protocol.get("split", "validation"),
+            "precision": protocol.get("precision", "float32"),
+            "input_size": plain_size(input_size),
+        },
+        versions={**{name: version(name) for name in libraries}, "method": ACCURACY_METHOD},
+        variant=variant,
+        input_size=input_size,
+        task="accuracy",
     )
 
 

@@ -44,6 +44,8 @@ REASONS = {
     "needs_device": "no record of the paper's device",
     "needs_dataset": "needs the data set and a released checkpoint",
     "no_released_checkpoint": "no checkpoint was released",
+    "different_recipe": "the released weights were trained otherwise",
+    "local_weights": "weights that no manifest lists",
     "not_run": "no record yet",
     "stale": "the record was made with other versions",
     "lost_in_extraction": "lost in extraction",

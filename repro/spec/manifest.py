@@ -328,7 +328,7 @@ def _source(node: Node) -> WeightFile:
         entries["hub"].problem(f"must be OWNER/NAME, not {entries['hub'].text()!r}")
     for item in [entries[key] for key in ("url", "by_hand") if key in entries]:
         _address(item)
-    mirrors = _read(entries, "mirrors", lambda item: tuple(_address(each) for each in item.items()), ())
+    mirrors = tuple(_address(each) for each in entries["mirrors"].items()) if "mirrors" in entries else ()
     return WeightFile(
         hub=_text(entries, "hub"),
         file=_read(entries, "file", Node.text, "model.safetensors"),
