@@ -75,7 +75,7 @@ class _Chosen:
 @_weights_options
 @click.option("--format", "formats", default="terminal", show_default=True, metavar="F", help="terminal or json.")
 @click.option("--predictions", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.npz",
-              help="Write each image's path, target and top5; of several checkpoints as ID/image and so on.")  # fmt: skip
+              help="Write each image's path, target and top5; of several checkpoints as ID/image.")  # fmt: skip
 @_running_options
 @project_option
 @store_option

@@ -259,9 +259,7 @@ def _accuracy_cell(
     table: Table, row: Row, column: Column, records: Records, tolerance: Tolerance, printed: Printed
 ) -> Cell:
     """Judged where the weights are the paper's own; other weights' accuracy is shown as such."""
-    base = Cell(
-        column=column, reported=row.reported(column.metric), protocol=table.protocol_of(row, column.metric)
-    )
+    base = Cell(column=column, reported=row.reported(column.metric), protocol=table.protocol_of(row, column.metric))
     accuracy = find_accuracy(table, row, column.metric, records)
     if isinstance(accuracy, Unmeasurable):
         return _with_status(base, "not_measured", accuracy.reason, accuracy.hint)
