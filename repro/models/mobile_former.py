@@ -105,7 +105,10 @@ class DynamicRelu(nn.Module):
         # in [0, 1]; doubled, and less one for the second slope, they are [0, 2] around 1 and [-1, 1] around 0
         slopes = 2 * F.hardsigmoid(self.fc2(F.relu(self.fc1(tokens[:, 0]))))
         first, second = slopes[:, :, None, None].chunk(2, dim=1)
-        return torch.maximum(x * first, x * (second - 1))
+        second = second - 1
+        # The larger of first * x and second * x, with one tensor of the features' size less than torch.maximum takes:
+        # at the early blocks' resolution getting the memory costs as much as the arithmetic.
+        return (second * x).add_(((first - second) * x).relu_())
 
 
 class LocalToGlobal(nn.Module):
