@@ -92,8 +92,9 @@ WAYS: dict[str, tuple[str, Callable[[Any, Any], Any], set[str]]] = {
 }
 
 
-@pytest.mark.parametrize("precision", ["float16", "float32"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("way", "precision"), [*((way, "float16") for way in WAYS), ("6 bits", "float32"), ("int4 by block", "float32")]
+)
 def test_compressed_is_what_coremltools_decompresses(tmp_path: Path, way: str, precision: Any) -> None:
     target, compress, kinds = WAYS[way]
     ct = coremltools()
