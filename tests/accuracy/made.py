@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
+import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +83,11 @@ def image_folder(root: Path, *, classes: int, per_class: int = 1, seed: int = 0,
 
 
 def seeded(name: str, seed: int, *, classes: int, size: int, **arguments: object) -> nn.Module:
-    """A timm model whose random weights give different pictures clearly different logits."""
+    """A timm model whose random weights tell pictures apart.
+
+    The logits' spread is a compromise: the differences between classes are well above 1e-4, and float32's rounding,
+    which such networks amplify (timm's own logits are off by up to 9e-5 of the spread), is well below.
+    """
     import timm
 
     torch.manual_seed(seed)
@@ -101,7 +109,7 @@ def seeded(name: str, seed: int, *, classes: int, size: int, **arguments: object
         heads = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
         spread = model(images).std(dim=0).mean().clamp_min(1e-6)
         for head in heads:
-            head.weight.mul_(2 / spread)
+            head.weight.mul_(0.25 / spread)
         centre = model(images).mean(dim=0)
         for head in heads:
             head.bias.sub_(centre)
@@ -135,9 +143,100 @@ def mean_colour(classes: int, shift: float = 0.0) -> MeanColour:
 
 def cheap(name: str, classes: int, shift: float = 0.0, **fields: object) -> ModelEntry:
     """An entry that takes no time."""
-    from functools import partial
-
     preprocessing = Preprocessing(**{"input_size": (3, 32, 32), **fields})
     return ModelEntry(
         name=name, identity=f"{name} {shift}", build=partial(mean_colour, classes, shift), preprocessing=preprocessing
+    )
+
+
+class Slow(MeanColour):
+    """Takes a while for each batch, so that there is time to kill the run."""
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.15)
+        return super().__call__(images)
+
+
+class Deadly(MeanColour):
+    """Kills its own process, or its parent's, the first so many times that it runs."""
+
+    def __init__(self, classes: int, folder: str, times: int, parent: bool, spared: int) -> None:
+        super().__init__(classes)
+        self.folder, self.times, self.parent = Path(folder), times, parent
+        self.calls, self.spared = 0, spared
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        if self.calls > self.spared:  # the first call is the check at loading time
+            for number in range(self.times):
+                try:
+                    (self.folder / str(number)).touch(exist_ok=False)
+                except FileExistsError:
+                    continue
+                os.kill(os.getppid() if self.parent else os.getpid(), signal.SIGKILL)
+                break
+        return super().__call__(images)
+
+
+class Broken(MeanColour):
+    """Fails in one of several ways, or takes memory."""
+
+    def __init__(self, classes: int, how: str) -> None:
+        super().__init__(classes)
+        self.how, self.calls = how, 0
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        logits = super().__call__(images)
+        if self.how == "shape":
+            return logits[:, 1:]
+        if self.how == "type":
+            return logits.tolist()
+        if self.how == "raises late" and self.calls > 2:
+            raise RuntimeError("the second\nbatch is too much")
+        if self.how == "nan":
+            return torch.where(logits.argmax(dim=1, keepdim=True) % 2 == 0, float("nan"), logits)
+        return logits
+
+
+class Heavy(nn.Module):
+    """Mean colour with so many megabytes of weights."""
+
+    def __init__(self, classes: int, megabytes: int) -> None:
+        super().__init__()
+        self.register_buffer("weights", torch.zeros(megabytes * 2**18))
+        self.colour = MeanColour(classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.colour(images)
+
+
+class Misfolded(nn.Module):
+    """Stands for a network that folding changes: it computes something else once a flag is gone."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.colour = MeanColour(classes)
+        self.copies = 0
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Misfolded:
+        copy = Misfolded(self.colour.classes)
+        copy.copies = self.copies + 1
+        return copy
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.colour(images) + self.copies * torch.arange(self.colour.classes)
+
+
+def refuses(message: str) -> None:
+    """A builder whose weights do not load."""
+    from repro.errors import ModelError
+
+    raise ModelError(message)
+
+
+def entry(name: str, build: partial[object]) -> ModelEntry:
+    """An entry of a given builder, at 32 px."""
+    return ModelEntry(
+        name=name, identity=name, build=build, preprocessing=Preprocessing(input_size=(3, 32, 32), crop_pct=1.0)
     )

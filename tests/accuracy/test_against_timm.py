@@ -33,15 +33,13 @@ SMALL = [
     ("test_vit", {"interpolation": "nearest"}),
 ]
 FULL = [
-    ("mobilenetv2_100", {}),
     ("mobilenetv3_large_100", {}),
     ("mobilenetv4_conv_small", {}),  # 256 px, crop 0.95 in tests
     ("repvit_m0_9", {}),  # reparameterised
-    ("mobileone_s1", {}),  # reparameterised, bilinear, crop 0.9
+    ("mobileone_s0", {}),  # reparameterised, bilinear, crop 0.9
     ("shvit_s1", {}),
     ("mobilevit_xxs", {}),  # 256 px, no normalisation
     ("iformer_t", {}),
-    ("swiftformer_xs", {}),
     ("resnet10t", {"crop_mode": "squash"}),
 ]
 
@@ -131,7 +129,7 @@ def test_nine_small_models_equal_timm(tmp_path):
 
 
 @pytest.mark.slow
-def test_ten_real_models_on_a_thousand_classes_equal_timm(tmp_path):
+def test_eight_real_models_on_a_thousand_classes_equal_timm(tmp_path):
     root = made.image_folder(tmp_path / "images", classes=1000, scale=2)
     compare(FULL, root, 1000, tmp_path, batch=50)
 
