@@ -34,7 +34,11 @@ def tables(project: Path | None) -> None:
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @project_option
 def validate(files: tuple[Path, ...], project: Path | None) -> None:
-    """Check table specs: the given FILES, or all of the project; a mistake is a line, file:line: path: message."""
+    """Check table specs: the given FILES, or all of the project and its claims.
+
+    A mistake is a line, file:line: path: message.
+    """
+    from repro.spec.claims import load_claims
     from repro.spec.parse import load_table
     from repro.spec.project import Project
 
@@ -48,6 +52,9 @@ def validate(files: tuple[Path, ...], project: Path | None) -> None:
             load_table(path)
         except InputError as error:
             problems += error.problems
+    claims = found.folder("tables") / "claims.yaml"
+    if not problems and not files and claims.is_file():
+        load_claims(claims, {spec.number: spec for spec in found.tables()})
     if problems:
         raise InputError(problems)
     click.echo(f"{len(paths)} table spec{'s' if len(paths) != 1 else ''} without a mistake")

@@ -191,3 +191,12 @@ def test_json_adds_a_section_and_keeps_the_contract(differing, store):
 def test_the_verdict_names_the_part(differing, name):
     shown = VERDICTS[name][1](verify([differing], Tolerance()))
     assert re.search(r"Stage 3(,|%2C) block 3", shown)
+
+
+@pytest.mark.slow
+def test_a_released_model_through_a_worker(repro):
+    result = repro("table", "15", "--only", "iFormer-T", "--format", "json", "--jobs", "1")
+    data = json.loads(result.stdout)
+    assert {part["status"] for part in data["architecture"]} == {"match"}
+    assert len({part["record"] for part in data["architecture"]}) == 1
+    assert len(data["architecture"]) == 16

@@ -208,3 +208,16 @@ def test_the_command(repro):
     assert wrong.stderr.startswith("repro: no claim 'eq9'; did you mean eq")
     repro("claims", "l2_miou", "--format", "terminal,markdown", "--output", "there")
     assert "l2\\_miou" in Path("there/claims.md").read_text()
+
+
+def test_validate_reads_the_claims_too(repro, second_paper):
+    path = second_paper / "tables" / "claims.yaml"
+    path.write_text("schema: 1\nsource: {paper: A, document: B}\nclaims: [{claim: a, line: 1, says: b}]\n")
+    result = repro("validate", "--project", second_paper)
+    assert result.exit_code == 2
+    assert result.stderr.strip().endswith(
+        "claims.yaml:3: claims[0]: a claim has one of 'check', 'formula' and 'cannot'"
+    )
+    path.unlink()
+    assert repro("validate", "--project", second_paper).exit_code == 0
+    assert repro("claims", "--project", second_paper).stderr.strip().endswith("claims.yaml: there is no such file")
