@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.coreml.convert import INPUT, TARGETS, InputKind, convert
+from repro.coreml.convert import TARGETS, InputKind, convert
 from repro.coreml.errors import ProgramError
 from repro.coreml.exact import match
 from repro.coreml.interpreter import Overflow, Program
@@ -118,8 +118,7 @@ def check_conversion(
     half = convert(module, folder / "float16.mlpackage", precision="float16", input_kind=input_kind, **options)
     normalisation: dict[str, Any] = {"mean": mean, "std": std} if input_kind == "image" else {}
     first = check_package(full, module, samples=samples, seed=seed, **normalisation)
-    twin = full if input_kind == "tensor" else None
-    return first, check_package(half, module, float32=twin, samples=samples, seed=seed, **normalisation)
+    return first, check_package(half, module, float32=full, samples=samples, seed=seed, **normalisation)
 
 
 def check_package(
@@ -144,7 +143,8 @@ def check_package(
     module
         The network without normalisation, on the CPU in float32.
     float32
-        A float32 package of the module with a tensor input, to hold a float16 package against; made anew by default.
+        A float32 package of the module, to hold a float16 package against: with a tensor input, or with the same
+        image input. By default one is made.
     mean, std
         The normalisation that the package must apply; by default any.
     samples, seed
@@ -273,16 +273,18 @@ def _check_exact(subject: _Subject, twin: Program, failures: list[str]) -> tuple
     compressed = sorted(kind for kind in program.op_types if kind.startswith("constexpr_"))
     if compressed:
         return None, f"the constants are compressed ({', '.join(compressed)})"
-    found = match(program.function, twin.function, entries=(subject.entry, _single_input(twin)))
+    same_input = twin.inputs[0].kind == program.inputs[0].kind
+    entry, given = (subject.input, subject.inputs) if same_input else (subject.entry, subject.given)
+    name, output = _single_input(twin), _scores_name(twin)
+    found = match(program.function, twin.function, entries=(entry, name), outputs=(subject.output, output))
     if found.difference is not None:
         failures.append(f"the float16 program is not the float32 one with rounded constants: {found.difference}")
         return False, found.difference
     rounded = Program(twin.package, constants=lambda name, array: found.rounded.get(name, array))
-    output = _scores_name(rounded)
-    for x, want in zip(subject.given, subject.scores, strict=True):
-        given = rounded.execute({INPUT: x}, keep=[output]).kept[output].reshape(-1)
-        if not torch.equal(given, want):
-            off = float((given - want).abs().max())
+    for x, want in zip(given, subject.scores, strict=True):
+        found_scores = rounded.execute({name: x}, keep=[output]).kept[output].reshape(-1)
+        if not torch.equal(found_scores, want):
+            off = float((found_scores - want).abs().max())
             difference = f"the programs are the same, their outputs differ by {off:.3g} in float32 arithmetic"
             failures.append(difference)
             return False, difference
@@ -333,10 +335,10 @@ def _single_input(program: Program) -> str:
 
 
 def _scores_name(program: Program) -> str:
-    """The output that holds a score for each class, or the value that a classifier makes it from."""
-    name = program.package.probabilities_feature
-    if name and name in program.function.block.outputs:
-        return name
+    """The value that holds a score for each class: the output, or what a classifier makes its outputs from."""
+    for op in program.function.block.operations:
+        if op.type == "classify" and isinstance(source := op.inputs["probabilities"][0], str):
+            return source
     floats = [item.name for item in program.outputs if item.kind == "tensor" and (item.dtype or "").startswith("float")]
     if len(floats) != 1:
         raise ProgramError(f"{program.package.shown}: gives {len(floats)} float tensors, one is wanted")
@@ -344,10 +346,12 @@ def _scores_name(program: Program) -> str:
 
 
 def _inputs(program: Program, samples: int, seed: int) -> list[Tensor]:
-    shape = program.function.inputs[0].type.shape
-    if shape is None or len(shape) != 4 or shape[0] != 1 or any(size is None for size in shape[1:]):
-        raise ProgramError(f"{program.package.shown}: its input is {program.function.inputs[0].type}, not one image")
-    _, channels, height, width = (int(size or 1) for size in shape)
+    declared, feature = program.function.inputs[0].type, program.inputs[0]
+    default = feature.shape or ()
+    shape = (1, 1 if (feature.colour or "").startswith("gray") else 3, *default) if feature.kind == "image" else default
+    if len(shape) != 4 or shape[0] != 1 or not declared.admits(shape):
+        raise ProgramError(f"{program.package.shown}: its input is {declared}, not one image")
+    _, channels, height, width = shape
     x = sample_inputs((channels, height, width), count=samples, seed=seed + 1)
     if program.inputs[0].kind == "image":
         x = (x * 50 + 128).round().clamp(0, 255)

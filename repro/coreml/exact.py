@@ -44,7 +44,13 @@ def round_constant(array: Array) -> Array:
     return half.astype(np.float32)
 
 
-def match(half: Function, full: Function, *, entries: tuple[str, str] | None = None) -> Match:
+def match(
+    half: Function,
+    full: Function,
+    *,
+    entries: tuple[str, str] | None = None,
+    outputs: tuple[str, str] | None = None,
+) -> Match:
     """Compare a float16 function with a float32 one.
 
     Parameters
@@ -54,13 +60,19 @@ def match(half: Function, full: Function, *, entries: tuple[str, str] | None = N
     entries
         A value of each at which the network begins; what computes it (a normalisation) is not compared. By default
         the functions' inputs, by name.
+    outputs
+        A value of each at which it ends; by default all of the functions' outputs.
     """
     found = Match()
     walk = _Walk(half, full, found, entries)
-    if len(half.block.outputs) != len(full.block.outputs):
+    pairs: list[tuple[Binding, Binding]]
+    if outputs is not None:
+        pairs = [outputs]
+    elif len(half.block.outputs) != len(full.block.outputs):
         found.difference = f"{len(half.block.outputs)} outputs, not {len(full.block.outputs)}"
         return found
-    pairs: list[tuple[Binding, Binding]] = list(zip(half.block.outputs, full.block.outputs, strict=True))
+    else:
+        pairs = list(zip(half.block.outputs, full.block.outputs, strict=True))
     while pairs and found.difference is None:
         pairs.extend(walk.step(*pairs.pop()))
     return found

@@ -77,6 +77,11 @@ class Program:
         The program has an op, or an op a parameter, that is not known.
     """
 
+    inputs: tuple[Feature, ...]
+    """The model's inputs as the package describes them."""
+    outputs: tuple[Feature, ...]
+    """The model's outputs as the package describes them."""
+
     def __init__(
         self,
         package: Package,
@@ -86,6 +91,7 @@ class Program:
     ) -> None:
         self.package = package
         self.function = package.function(function)
+        self.inputs, self.outputs = package.features(self.function.name)
         self._compiler = Compiler(package.read_blob, constants)
         with _blame(package):
             self._code = self._compiler.compile(self.function.block, {value.name for value in self.function.inputs})
@@ -94,16 +100,6 @@ class Program:
     def load(cls, path: str | Path, function: str | None = None) -> Program:
         """Open the package (a folder, or a zip of one) and make it ready to run; the errors are those of the class."""
         return cls(Package.open(path), function)
-
-    @property
-    def inputs(self) -> tuple[Feature, ...]:
-        """The model's inputs as the package describes them."""
-        return self.package.inputs
-
-    @property
-    def outputs(self) -> tuple[Feature, ...]:
-        """The model's outputs as the package describes them."""
-        return self.package.outputs
 
     @property
     def op_types(self) -> dict[str, int]:
@@ -156,10 +152,13 @@ class Program:
             with _blame(self.package):
                 self._run(self._code, values, overflows if round_float16 else None, wanted, kept)
             outputs = {name: values[name] for name in self._code.outputs}
+        kept |= {name: outputs[name] for name in wanted & outputs.keys()}
+        if wanted - kept.keys():
+            raise ProgramError(f"{self.package.shown}: computes no value '{min(wanted - kept.keys())}'")
         return Execution(
             outputs={name: self._numpy(name, value) for name, value in outputs.items()},
             overflows=tuple(overflows),
-            kept=kept | {name: outputs[name] for name in wanted & outputs.keys()},
+            kept=kept,
         )
 
     def top(self, outputs: Mapping[str, Array], k: int = 5) -> list[tuple[Any, float]]:
@@ -201,7 +200,10 @@ class Program:
             given, feature = inputs[name], features.get(name)
             if feature is not None and feature.kind == "image":
                 given = images.planes(given, feature)
-            array = torch.from_numpy(np.array(given)) if not isinstance(given, Tensor) else given.detach().cpu()
+            try:
+                array = given.detach().cpu() if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
+            except (TypeError, ValueError):
+                raise ProgramError(f"{self.package.shown}: input '{name}' is no array of numbers") from None
             if not value.type.admits(tuple(array.shape)):
                 shape = tuple(array.shape)
                 raise ProgramError(f"{self.package.shown}: input '{name}' has shape {shape}, not {value.type}")

@@ -127,13 +127,19 @@ class Package:
 
     @cached_property
     def inputs(self) -> tuple[Feature, ...]:
-        """The model's inputs, in order."""
-        return tuple(_feature(item) for item in self._description.input)
+        """The inputs of the function that runs by default, in order."""
+        return self.features(self.default_function)[0]
 
     @cached_property
     def outputs(self) -> tuple[Feature, ...]:
-        """The model's outputs, in order."""
-        return tuple(_feature(item) for item in self._description.output)
+        """The outputs of the function that runs by default, in order."""
+        return self.features(self.default_function)[1]
+
+    def features(self, function: str) -> tuple[tuple[Feature, ...], tuple[Feature, ...]]:
+        """The inputs and the outputs of one function, as the package describes them."""
+        description = self._description(function)
+        inputs, outputs = description.input, description.output
+        return tuple(_feature(item) for item in inputs), tuple(_feature(item) for item in outputs)
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -143,12 +149,12 @@ class Package:
     @property
     def predicted_feature(self) -> str | None:
         """Name of a classifier's output that is the predicted label."""
-        return self._description.predictedFeatureName or None
+        return self._description(self.default_function).predictedFeatureName or None
 
     @property
     def probabilities_feature(self) -> str | None:
         """Name of a classifier's output that maps labels to probabilities."""
-        return self._description.predictedProbabilitiesName or None
+        return self._description(self.default_function).predictedProbabilitiesName or None
 
     @property
     def function_names(self) -> tuple[str, ...]:
@@ -225,13 +231,10 @@ class Package:
         """Every file beside the specification: the weights."""
         return [file for file in self.specification_path.parent.rglob("*") if file.is_file() and file.suffix == ".bin"]
 
-    @property
-    def _description(self) -> Any:
+    def _description(self, name: str) -> Any:
+        """Of one function, in a package of several; else there is one description for all."""
         description = self.spec.description
-        for function in description.functions:
-            if function.name == self.default_function:
-                return function
-        return description
+        return next((function for function in description.functions if function.name == name), description)
 
     def _weights(self, name: str) -> Array:
         if name not in self._maps:
@@ -300,8 +303,10 @@ def _accept(spec: Any) -> None:
         )
     if kind is None:
         raise PackageError("the specification holds no model: it is truncated, or of a kind this program does not know")
-    if kind != "mlProgram":
+    if kind.startswith("neuralNetwork"):
         raise PackageError(f"is a model of the old kind ({kind}), not an ML program: convert it again as an mlprogram")
+    if kind != "mlProgram":
+        raise PackageError(f"is a model of another kind ({kind}), not an ML program")
     if version not in TARGETS:
         raise PackageError(f"specification version {version} does not go with an ML program")
 

@@ -224,6 +224,40 @@ def test_a_package_that_someone_else_made(made: Made, tmp_path: Path, precision:
     np.testing.assert_allclose(result.mean, np.array([2.1, 2.0, 1.8]) * 0.226, rtol=2e-3)
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("kind", ["tensor", "image"])
+def test_a_classifier_is_checked_by_its_probabilities(made: Made, tmp_path: Path, precision: Any, kind: Any) -> None:
+    options: dict[str, Any] = NORMALISATION if kind == "image" else {}
+    labels = [f"class {i}" for i in range(10)]
+    path = tmp_path / "net.mlpackage"
+    convert(made.net, path, input_size=SIZE, precision=precision, input_kind=kind, class_labels=labels, **options)
+    assert check_package(path, made.net, **options).verdict == "passed"
+
+    def change(spec: Any) -> None:
+        del next(ops(spec, "linear")).inputs["bias"]
+
+    wrong = tampered(path, tmp_path / "bad.mlpackage", change)
+    assert check_package(wrong, made.net, **options).verdict == "failed"
+
+
+def test_a_package_of_flexible_shapes_is_checked_at_its_own(made: Made, tmp_path: Path) -> None:
+    ct = coremltools()
+    net = randomise(
+        nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), input_size=SIZE
+    )
+    with muffled(), torch.no_grad():
+        side = ct.RangeDim(lower_bound=8, upper_bound=64, default=32)
+        ct.convert(
+            torch.jit.trace(net, torch.rand(1, *SIZE)),
+            convert_to="mlprogram",
+            inputs=[ct.TensorType(name="x", shape=(1, 3, side, side))],
+            compute_precision=ct.precision.FLOAT32,
+            minimum_deployment_target=ct.target.iOS15,
+            skip_model_load=True,
+        ).save(str(tmp_path / "flexible.mlpackage"))
+    assert check_package(tmp_path / "flexible.mlpackage", net).verdict == "passed"
+
+
 def test_compressed_constants_are_reported_and_not_vouched_for(made: Made, tmp_path: Path) -> None:
     ct = coremltools()
     import coremltools.optimize.coreml as cto

@@ -61,6 +61,12 @@ def test_wrong_inputs_are_one_clear_line(package: Path) -> None:
         _call(package, image=floats(1, 3, 8, 8))
     with pytest.raises(ProgramError, match="input 'x0' is missing"):
         Program.load(package).run({})
+    with pytest.raises(ProgramError, match="input 'x0' is no array of numbers"):
+        _call(package, x0=[[1.0], [2.0, 3.0]])
+    with pytest.raises(ProgramError, match="input 'x0' is no array of numbers"):
+        _call(package, x0="an image")
+    with pytest.raises(ProgramError, match="computes no value 'nowhere'"):
+        Program.load(package).execute({"x0": floats(1, 3, 8, 8)}, keep=["nowhere"])
 
 
 def test_an_unknown_op_is_named(package: Path, tmp_path: Path) -> None:
@@ -397,6 +403,28 @@ def test_a_program_of_flexible_shapes(tmp_path: Path) -> None:
         x = torch.randn(1, 3, size, size)
         with torch.no_grad():
             np.testing.assert_allclose(program.run({"image": x})["means"], module(x).numpy(), atol=1e-5)
+
+
+def test_one_function_of_several(tmp_path: Path) -> None:
+    coremltools()
+    from coremltools.models.utils import MultiFunctionDescriptor, save_multifunction
+
+    nets, paths = [_Patch().eval(), _Channels().eval()], []
+    for i, net in enumerate(nets):
+        paths.append(convert(net, tmp_path / f"{i}.mlpackage", input_size=8, precision="float32", target="iOS18"))
+    descriptor = MultiFunctionDescriptor()
+    for path, name in zip(paths, ("patch", "channels"), strict=True):
+        descriptor.add_function(str(path), "main", name)
+    descriptor.default_function_name = "channels"
+    with muffled():
+        save_multifunction(descriptor, str(tmp_path / "both.mlpackage"))
+    x = torch.randn(1, 3, 8, 8)
+    for name, net in ((None, nets[1]), ("channels", nets[1]), ("patch", nets[0])):
+        program = Program.load(tmp_path / "both.mlpackage", name)
+        with torch.no_grad():
+            np.testing.assert_allclose(program.run({"image": x})["logits"], net(x).numpy(), atol=1e-5)
+    with pytest.raises(PackageError, match="has no function 'third', only channels, patch"):
+        Program.load(tmp_path / "both.mlpackage", "third")
 
 
 def test_two_operators_for_one_type_are_a_mistake() -> None:

@@ -374,6 +374,10 @@ def test_models_that_are_no_packages(tmp_path: Path) -> None:
     (tmp_path / "old.mlmodel").write_bytes(spec.SerializeToString())
     with pytest.raises(PackageError, match=r"old.mlmodel: is a model of the old kind \(neuralNetworkClassifier\)"):
         Package.open(tmp_path / "old.mlmodel")
+    spec.pipeline.SetInParent()
+    (tmp_path / "chain.mlmodel").write_bytes(spec.SerializeToString())
+    with pytest.raises(PackageError, match=r"is a model of another kind \(pipeline\), not an ML program"):
+        Package.open(tmp_path / "chain.mlmodel")
     spec.specificationVersion = 6
     spec.mlProgram.SetInParent()
     (tmp_path / "alone.mlmodel").write_bytes(spec.SerializeToString())
