@@ -21,6 +21,7 @@ COMMANDS = {
     "recover": "repro.commands.recover:recover",
     "evaluate": "repro.commands.evaluate:evaluate",
     "checkpoints": "repro.commands.checkpoints:checkpoints",
+    "train-config": "repro.commands.train_config:train_config",
     "tables": "repro.commands.project:tables",
     "validate": "repro.commands.project:validate",
     "doctor": "repro.commands.project:doctor",

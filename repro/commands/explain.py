@@ -41,6 +41,7 @@ def explain(
 ) -> None:
     """Tell one cell's whole story: table NUMBER, the ROW's model, the METRIC."""
     from repro.compare.tolerance import parse_tolerance
+    from repro.measure.needs import input_size_of
     from repro.render.explain import explain as story
     from repro.spec.reader import suggestion
 
@@ -62,4 +63,6 @@ def explain(
     warn(run)
     result = run.compare(spec, rows=wanted, metrics=[] if descriptive else [metric], tolerance=bound)
     cell = next(cell for cell in result.rows[0].cells if cell.metric == metric)
-    click.echo(story(spec, models[row], cell), nl=False)
+    variant = models[row].variant
+    released = run.project.manifest.of(variant.id, input_size_of(cell.protocol)) if variant is not None else ()
+    click.echo(story(spec, models[row], cell, released), nl=False)

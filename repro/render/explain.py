@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -12,13 +13,20 @@ from repro.compare.cells import Cell, convention
 from repro.compare.tolerance import rounds_to, truncates_to
 from repro.render.terminal import WIDTH, paint
 from repro.render.view import MEANINGS, SIGNS
+from repro.spec.manifest import Checkpoint
 from repro.spec.metrics import scale
 from repro.spec.parse import is_number
 from repro.spec.tables import Row, Table
 
+_INDENT = " " * 10
+_DEEPER = " " * 12
 
-def explain(table: Table, row: Row, cell: Cell) -> str:
-    """Value, protocol, conventions side by side, counts by operator, versions, and the command that repeats it."""
+
+def explain(table: Table, row: Row, cell: Cell, checkpoints: Sequence[Checkpoint] = ()) -> str:
+    """Value, protocol, conventions side by side, counts by operator, versions, and the command that repeats it.
+
+    Of an accuracy, also what was released and what others published of it, each figure under its own source.
+    """
     parts = [f"Table {table.number}, {row.model}, {cell.column.header} ({cell.reported.unit or cell.column.unit})"]
     parts.append(_reported(table, cell))
     if cell.status is not None:
@@ -36,14 +44,55 @@ def explain(table: Table, row: Row, cell: Cell) -> str:
     if cell.evidence is not None:
         blocks.append(_evidence(cell))
     record = cell.record
+    accuracy = cell.column.kind.kind == "accuracy"
+    if accuracy and checkpoints:
+        blocks.append(_checkpoints(checkpoints))
     if record is not None:
+        if accuracy and record.error is None:
+            blocks.append(_interval(cell))
         if cell.metric in ("params", "gmacs") and record.error is None:
             blocks.append(_conventions(cell))
         if cell.metric == "gmacs" and record.error is None:
             blocks += [_operators(cell), _counters(cell)]
         blocks.append(_provenance(cell))
+    if accuracy:
+        blocks.append(f"repeat    repro evaluate {table.number} --imagenet DIR")
+        return "\n\n".join(blocks) + "\n"
     blocks.append(f"repeat    repro table {table.number} --only '{row.model}' --metrics {cell.metric} --refresh")
     return "\n\n".join(blocks) + "\n"
+
+
+def _checkpoints(checkpoints: Sequence[Checkpoint]) -> str:
+    lines = []
+    for item in checkpoints:
+        state = item.paper_row.replace("_", " ")
+        lines.append(f"weights   {item.id}: {state}" + (f", {item.source.place}" if item.source else ""))
+        for text in (item.reason, item.protocol_note):
+            lines += [textwrap.fill(text, WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT)] if text else []
+        if item.looked:
+            lines.append(f"{_INDENT}looked in {'; '.join(item.looked)}")
+        for figure in (*([item.official] if item.official else []), *item.others):
+            top5 = f", top-5 {figure.top5}" if figure.top5 else ""
+            protocol = f" at {figure.protocol}" if figure.protocol else ""
+            lines.append(f"{_INDENT}source: {figure.source}: top-1 {figure.top1}{top5}{protocol}")
+            lines.append(textwrap.fill(figure.where, WIDTH, initial_indent=_DEEPER, subsequent_indent=_DEEPER))
+    return "\n".join(lines)
+
+
+def _interval(cell: Cell) -> str:
+    record = cell.record
+    assert record is not None
+    details = record.details
+    low, high = details["interval"]["top1"]
+    size = details["preprocessing"]["input_size"]
+    return (
+        f"accuracy  {details['correct']['top1']:,} of {details['images']:,} images right; 95% interval {low:.2f} to "
+        f"{high:.2f}; top-5 {details['top5']:.3f}; {details['skipped']} skipped\n"
+        f"images    {record.protocol['dataset']}, {size[1]}x{size[2]}, crop {details['preprocessing']['crop_pct']:g}, "
+        f"{details['preprocessing']['interpolation']}; fingerprint {details['fingerprint'][:16]}\n"
+        f"run       {record.protocol['precision']} on {details['device']}, batch {details['batch_size']}, "
+        f"{details['form']}; weights SHA-256 {details['sha256'][:16]}"
+    )
 
 
 def _reported(table: Table, cell: Cell) -> str:
