@@ -20,6 +20,7 @@ from repro.files import write_atomically
 from repro.spec.manifest import LOCK, Checkpoint, Manifest, pins_text, read_pins
 
 _CHUNK = 2**20
+_PIECE = 2**15  # of a download: what a broken connection loses
 TIMEOUT = 30.0
 RETRIES = 3
 
@@ -271,7 +272,7 @@ class _Resuming:
             done = have if resumed else 0
             total = done + int(length) if length and length.isdigit() else None
             with part.open("ab" if resumed else "wb") as stream:
-                for chunk in response.iter_content(_CHUNK):
+                for chunk in response.iter_content(_PIECE):
                     stream.write(chunk)
                     done += len(chunk)
                     self.tell(self.checkpoint.id, done, total)

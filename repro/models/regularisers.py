@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from torch import nn
 
-_SCALES = ("LayerScale", "LayerScale2d", "LearnableScale")
-_SCALE_NAMES = ("gamma", "gamma_1", "gamma_2", "layer_scale", "layer_scale_1", "layer_scale_2", "ls1", "ls2")
+# By class, or by the names that families give the scales of their branches.
+_CLASSES = ("LayerScale", "LayerScale2d", "LearnableScale")
+_NAME = re.compile(r"(layer_?scale_?\w*|ls_?\d*|gamma_?\d*)")
 
 
 def stochastic_depth(model: nn.Module) -> list[str]:
@@ -20,10 +23,14 @@ def stochastic_depth(model: nn.Module) -> list[str]:
 
 def layer_scales(model: nn.Module) -> list[str]:
     """Names of the modules and parameters that scale a residual branch by a learned factor a channel."""
-    modules = [name for name, module in model.named_modules() if type(module).__name__ in _SCALES]
-    own = [
+    modules = [
         name
-        for name, _ in model.named_parameters()
-        if name.rpartition(".")[2] in _SCALE_NAMES and not name.startswith(tuple(f"{module}." for module in modules))
+        for name, module in model.named_modules()
+        if type(module).__name__ in _CLASSES or (_named_so(name) and not isinstance(module, nn.Identity))
     ]
-    return modules + own
+    inside = tuple(f"{name}." for name in modules)
+    return modules + [name for name, _ in model.named_parameters() if _named_so(name) and not name.startswith(inside)]
+
+
+def _named_so(name: str) -> bool:
+    return _NAME.fullmatch(name.rpartition(".")[2]) is not None

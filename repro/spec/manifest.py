@@ -122,7 +122,7 @@ class Checkpoint:
     def file_name(self) -> str:
         """The name that the file has in a folder of checkpoints: the id with the source's ending."""
         assert self.source is not None
-        path = self.source.file if self.source.hub else (self.source.url or self.source.file).partition("?")[0]
+        path = self.source.file if self.source.hub else (self.source.url or "").partition("?")[0]
         known = (".safetensors", ".pth.tar", ".pth", ".pt", ".tar", ".bin")
         return self.id + next((ending for ending in known if path.endswith(ending)), ".pth")
 
