@@ -55,6 +55,11 @@ def validate(files: tuple[Path, ...], project: Path | None) -> None:
     claims = found.folder("tables") / "claims.yaml"
     if not problems and not files and claims.is_file():
         load_claims(claims, {spec.number: spec for spec in found.tables()})
+    if not files:
+        try:
+            _ = found.manifest
+        except InputError as error:
+            problems += error.problems
     if problems:
         raise InputError(problems)
     click.echo(f"{len(paths)} table spec{'s' if len(paths) != 1 else ''} without a mistake")
