@@ -80,6 +80,11 @@ def build(name: str, classes: int, file: str) -> Any:
     return model.eval()
 
 
+def peak(who: int) -> float:
+    """MB of memory that the largest process took."""
+    return resource.getrusage(who).ru_maxrss / (1024 if sys.platform == "linux" else 2**20)
+
+
 def as_timm(args: argparse.Namespace) -> dict[str, Any]:
     """What timm's validation script does, step by step."""
     import torch
@@ -119,7 +124,7 @@ def as_timm(args: argparse.Namespace) -> dict[str, Any]:
             top5.update(fifth.item(), len(images))
             best += logits.argmax(dim=1).tolist()
         seconds = time.perf_counter() - start
-    return {"seconds": seconds, "top1": {name: best}}
+    return {"seconds": seconds, "top1": {name: best}, "peak": peak(resource.RUSAGE_SELF)}
 
 
 def as_validate(args: argparse.Namespace) -> dict[str, Any]:
@@ -131,7 +136,7 @@ def as_validate(args: argparse.Namespace) -> dict[str, Any]:
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     lines = [line for line in done.stdout.splitlines() if "Test: [" in line]
     per_batch = float(lines[-1].split("(")[1].split("s,")[0])
-    return {"seconds": per_batch * len(lines), "top1": {}}
+    return {"seconds": per_batch * len(lines), "top1": {}, "peak": peak(resource.RUSAGE_CHILDREN)}
 
 
 def as_repro(args: argparse.Namespace) -> dict[str, Any]:
@@ -170,7 +175,7 @@ def as_repro(args: argparse.Namespace) -> dict[str, Any]:
     if result.failures:
         raise SystemExit(f"failed: {result.failures}")
     top1 = {name: predictions.top5[:, 0].tolist() for name, predictions in result.predictions.items()}
-    return {"seconds": seconds, "top1": top1, "passes": result.passes}
+    return {"seconds": seconds, "top1": top1, "passes": result.passes, "peak": peak(resource.RUSAGE_CHILDREN)}
 
 
 ROLES = {"timm": as_timm, "validate": as_validate, "repro": as_repro}

@@ -47,15 +47,15 @@ def main() -> None:
         image = image_seconds(args.data, args.images)
         theirs = [run(other, args, [name], [file]) for name, file in zip(models, weights, strict=True)]
         ours = run("repro", args, models, weights)
-        for label, seconds, wall, cpu, passes in (
+        for label, seconds, wall, cpu, passes, peak in (
             ("eight runs of timm", sum(r["seconds"] for r in theirs), sum(r["wall"] for r in theirs),
-             sum(r["cpu"] for r in theirs), len(models)),
-            ("one pass", ours["seconds"], ours["wall"], ours["cpu"], ours["passes"]),
+             sum(r["cpu"] for r in theirs), len(models), max(r["peak"] for r in theirs)),
+            ("one pass", ours["seconds"], ours["wall"], ours["cpu"], ours["passes"], ours["peak"]),
         ):  # fmt: skip
             share = passes * args.images * image / cpu
             print(
                 f"{label:20} {seconds:7.1f} s in the loops, {wall:7.1f} s end to end, {cpu:7.1f} s of processor time, "
-                f"{share:.0%} of it for images"
+                f"{share:.0%} of it for images, largest process {peak:.0f} MB"
             )
         ratio = sum(r["seconds"] for r in theirs) / ours["seconds"]
         print(f"{len(models)} models, {args.images} images, {args.device}: {ratio:.2f} times faster")

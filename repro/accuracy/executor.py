@@ -99,7 +99,7 @@ def _in_child(job: Job) -> Iterator[Event]:
             yield from _events(connection, job, process, log)
         finally:
             connection.close()
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError, PermissionError):  # macOS refuses for a group that has just ended
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 

@@ -303,6 +303,34 @@ def test_accelerators(dataset, device):
     )
 
 
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_images(tmp_path):
+    code = (
+        "import resource, sys\n"
+        "from repro.accuracy.datasets import open_dataset\n"
+        "from repro.accuracy.engine import evaluate\n"
+        "from repro.accuracy.job import Options\n"
+        "from tests.accuracy import made\n"
+        "images = open_dataset(sys.argv[1], classes=4)\n"
+        "evaluate(images, [made.cheap('a', 4)], options=Options(batch_size=4, workers=2))\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+    )
+    peaks = []
+    for count in (4, 120):
+        root = made.image_folder(tmp_path / str(count), classes=4, per_class=count, scale=2)
+        command = [sys.executable, "-c", code, str(root)]
+        peaks.append(int(subprocess.check_output(command, env=child_environment(), text=True)))
+    assert peaks[1] < 1.1 * peaks[0]
+
+
+def test_ray_is_asked_for_by_name(dataset, monkeypatch):
+    from repro.accuracy.ray_executor import RayExecutor
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(EvaluationError, match="needs ray, which is not installed"):
+        evaluate_in_child(dataset, [made.cheap("a", CLASSES)], executor=RayExecutor())
+
+
 def test_importing_the_room_is_light():
     code = "import sys, repro.accuracy.engine; print(sorted({'torch', 'timm', 'PIL'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
