@@ -192,17 +192,27 @@ class Folder:
     def _hub(self, checkpoint: Checkpoint) -> Path:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils.logging import set_verbosity_error
 
         source = checkpoint.source
         assert source is not None
         assert source.hub is not None
         disable_progress_bars()
+        set_verbosity_error()  # its retries are no news; that they were in vain is
         incoming = self.path / ".incoming" / checkpoint.id
         try:
-            found = hf_hub_download(source.hub, source.file, revision=source.revision, local_dir=incoming)
+            found = hf_hub_download(
+                source.hub,
+                source.file,
+                revision=source.revision,
+                local_dir=incoming,
+                endpoint=os.environ.get("HF_ENDPOINT"),
+            )
         except Exception as error:  # the client's own errors, its transport's, and the disk's
             raise DownloadError(f"{checkpoint.id}: {source.place}: {_one_line(error)}") from error
-        return self._let_in(checkpoint, Path(found))
+        place = self._let_in(checkpoint, Path(found))
+        shutil.rmtree(incoming, ignore_errors=True)
+        return place
 
     def _addresses(self, checkpoint: Checkpoint, options: Options, tell: Tell) -> Path:
         source = checkpoint.source
