@@ -121,16 +121,13 @@ def counted(variant: Variant, metric: str, count: int, input_size: InputSize = (
         details = {"forms": {name: forms.get(name, count) for name in FORMS}}
     else:
         names = [
-            f"{form}/{counting}"
-            for form in FORMS
-            for counting in ("macs", "macs+norms", "macs-attention", "fvcore")
+            f"{form}/{counting}" for form in FORMS for counting in ("macs", "macs+norms", "macs-attention", "fvcore")
         ]
         details = {
             "macs": {name: forms.get(name, count) for name in names},
             "operators": {form: {"conv": count} for form in FORMS},
             "cross_check": {
-                form: {"fvcore": count, "flop_counter": forms.get("flop_counter", count)}
-                for form in FORMS
+                form: {"fvcore": count, "flop_counter": forms.get("flop_counter", count)} for form in FORMS
             },
         }
     return Record(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from repro import __version__
 from repro.coreml.errors import ConversionError
 from repro.coreml.quiet import import_coremltools, muffled
+from repro.coreml.torch_ops import workarounds
 from repro.errors import UsageError
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def convert(
         arguments["classifier_config"] = ct.ClassifierConfig(list(class_labels))
     kind = ct.ImageType if input_kind == "image" else ct.TensorType
     colour = {"color_layout": ct.colorlayout.RGB} if input_kind == "image" else {}
-    with muffled() as noise:
+    with muffled(), workarounds():
         try:
             with torch.no_grad():
                 scores = wrapped(example)
@@ -129,7 +130,6 @@ def convert(
         for key, value in sorted(notes.items()):
             model.user_defined_metadata[METADATA_PREFIX + key] = str(value)
         _save(model, path)
-    del noise
     return path
 
 

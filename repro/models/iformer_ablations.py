@@ -219,7 +219,9 @@ def configuration(base: str, changes: Mapping[str, Any] | None = None) -> IForme
     }  # fmt: skip
     if base not in bases:
         raise ModelError(f"no configuration {base!r}; there are {', '.join(bases)}")
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in (changes or {}).items()}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in (changes or {}).items()
+    }
     knobs = [item.name for item in fields(IFormerConfig)]
     if unknown := [name for name in values if name not in knobs]:
         raise ModelError(f"no knob {unknown[0]!r}; there are {', '.join(knobs)}")

@@ -33,6 +33,18 @@ class Function(nn.Module):
         return self.function(x)
 
 
+class Heads(nn.Module):
+    """PyTorch's own attention, which takes another path in evaluation mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2).transpose(1, 2)
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
 def _windows(x: Tensor) -> Tensor:
     n, c, h, w = x.shape
     x = x.view(n, c, h // 4, 4, w // 4, 4).permute(0, 2, 4, 3, 5, 1).reshape(-1, 16, c)
@@ -84,6 +96,8 @@ MODULES: dict[str, nn.Module] = {
     "windows rolled": Function(_windows),
     "chunks": Function(lambda x: torch.cat(x.chunk(2, 1)[::-1], 1)),
     "slices": Function(lambda x: x[:, 1:, ::2, -3:] + x[:, :1, 1::2, :3]),
+    "axes swapped": Function(lambda x: x.swapaxes(-1, 1) + x.swapdims(1, 3)),
+    "multi-head attention as a module": Heads(),
     "flip": Function(lambda x: x.flip(-1, 1)),
     "pads": Function(lambda x: F.pad(x, (1, 2, 0, 3), value=0.5)),
     "reflection": Function(lambda x: F.pad(x, (1, 2, 3, 1), mode="reflect")),
