@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import click
@@ -26,7 +27,15 @@ def tables(project: Path | None) -> None:
     for spec in Project.find(project).tables():
         built = sum(row.variant is not None for row in spec.rows)
         metrics = ", ".join(column.metric for column in spec.columns if not column.descriptive)
-        lines.append([spec.number, len(spec.rows), built, metrics or "settings", spec.title[:60]])
+        lines.append(
+            [
+                spec.number,
+                len(spec.rows),
+                built,
+                textwrap.shorten(metrics or "settings", 36, placeholder="…"),
+                textwrap.shorten(spec.title, 40, placeholder="…"),
+            ]
+        )
     click.echo(tabulate(lines, headers=["Table", "Rows", "Built", "Metrics", "Title"], tablefmt="simple"))
 
 
