@@ -13,7 +13,7 @@ from torch import nn
 
 from repro.measure.macs import Count, count, second_count, second_count_of, total
 from repro.models.catalogue import build, without_initialisation
-from repro.models.reparam import Fold, apply_folds, average_heads, find_folds, merge_branches
+from repro.models.reparam import Fold, apply_folds, average_heads, find_folds, has_two_heads, merge_branches
 from repro.spec.tables import COUNTINGS, InputSize, Variant
 
 _NORMS = ("batch_norm",)
@@ -59,19 +59,21 @@ def count_variant(variant: Variant, input_size: InputSize) -> dict[str, Any]:
     trained = count(model, example)
     params = {"as_trained": _params(model)}
     operators = {"as_trained": dict(trained.by_operator)}
-    meta = _on_meta(model)
     folds: list[Fold] = []
-    second = {"as_trained": second_count_of(lambda: folds.extend(find_folds(meta, on_meta)))}
-
-    # Distilled models of some families keep two heads until they are averaged; others merge them with their branches.
+    meta = _on_meta(model)
     merged = merge_branches(model)
-    with_heads = _params(model), second_count(_on_meta(model), on_meta) if merged else second["as_trained"]
+    # Distilled models of some families keep two heads until they are averaged; others merge them with their branches.
+    averaging = has_two_heads(model)
     deployed = trained
-    if average_heads(model) or merged:
-        deployed = count(model, example)
-        meta, folds = _on_meta(model), []
+    if merged or averaging:
+        second = {"as_trained": second_count(meta, on_meta)}
+        with_heads = _params(model), second_count(_on_meta(model), on_meta) if averaging and merged else None
+        average_heads(model)
+        deployed, meta = count(model, example), _on_meta(model)
         second["reparameterised"] = second_count_of(lambda: folds.extend(find_folds(meta, on_meta)))
     else:
+        with_heads = _params(model), None
+        second = {"as_trained": second_count_of(lambda: folds.extend(find_folds(meta, on_meta)))}
         second["reparameterised"] = second["as_trained"]
     params["reparameterised"] = _params(model)
     operators["reparameterised"] = dict(deployed.by_operator)
@@ -83,9 +85,11 @@ def count_variant(variant: Variant, input_size: InputSize) -> dict[str, Any]:
 
     params["folded_two_heads"] = params["folded"] + with_heads[0] - params["reparameterised"]
     operators["folded_two_heads"] = dict(operators["folded"])
-    head = with_heads[1] - second["reparameterised"]
+    # As many products as before averaging: counted where branches were merged too, else those of the trained network.
+    kept = second["reparameterised"] if not averaging else with_heads[1] or second["as_trained"]
+    head = kept - second["reparameterised"]
     operators["folded_two_heads"]["linear"] = operators["folded"].get("linear", 0) + head
-    second["folded_two_heads"] = with_heads[1]
+    second["folded_two_heads"] = kept
 
     return {
         "params": params,

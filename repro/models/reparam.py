@@ -42,16 +42,23 @@ class _Nothing(nn.Module):
         return x.new_zeros(())
 
 
+def has_two_heads(model: nn.Module) -> bool:
+    """Whether ``model`` is one of timm's distilled EfficientFormers, whose forward returns the mean of two heads."""
+    if type(model).__name__ not in ("EfficientFormer", "EfficientFormerV2"):
+        return False
+    return all(isinstance(getattr(model, name, None), nn.Linear) for name in ("head", "head_dist"))
+
+
 def average_heads(model: nn.Module) -> bool:
-    """Merge, in place, the two heads of timm's distilled EfficientFormer families, whose forward returns their mean.
+    """Merge, in place, the two heads of a distilled EfficientFormer into one.
 
     Other families merge theirs in their own ``fuse``. Heads that read different tokens (DeiT's) cannot be merged.
     """
-    if type(model).__name__ not in ("EfficientFormer", "EfficientFormerV2"):
+    if not has_two_heads(model):
         return False
-    head, twin = getattr(model, "head", None), getattr(model, "head_dist", None)
-    if not (isinstance(head, nn.Linear) and isinstance(twin, nn.Linear)):
-        return False
+    head, twin = model.get_submodule("head"), model.get_submodule("head_dist")
+    assert isinstance(head, nn.Linear)
+    assert isinstance(twin, nn.Linear)
     with torch.no_grad():
         head.weight.add_(twin.weight)
         head.bias.add_(twin.bias)
