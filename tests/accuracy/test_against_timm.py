@@ -73,10 +73,14 @@ def assert_same_ranking(top5: np.ndarray, logits: np.ndarray, gap: float = 1e-4)
     """Compare place after place, save where the logits of two places lie within ``gap``; return how many do."""
     order = np.argsort(-logits, axis=1, kind="stable")[:, :6]
     values = np.take_along_axis(logits, order, axis=1)
-    close = np.abs(np.diff(values, axis=1)) < gap
+    # float32 sums in another order differ in proportion to the logits, which these weights make larger than one
+    close = np.abs(np.diff(values, axis=1)) < gap * max(1.0, float(np.abs(logits).max()))
     near = close[:, :5].copy()
     near[:, 1:] |= close[:, :4]
-    assert ((top5 == order[:, :5]) | near).all()
+    wrong = ~((top5 == order[:, :5]) | near)
+    assert not wrong.any(), (
+        f"{wrong.sum()} places differ, at gaps up to {np.abs(np.diff(values, axis=1))[:, :5][wrong].max()}"
+    )
     return int(near[:, 0].sum())
 
 
