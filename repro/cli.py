@@ -21,6 +21,8 @@ COMMANDS = {
     "recover": "repro.commands.recover:recover",
     "evaluate": "repro.commands.evaluate:evaluate",
     "checkpoints": "repro.commands.checkpoints:checkpoints",
+    "export": "repro.commands.export:export",
+    "run-package": "repro.commands.export:run_package",
     "train-config": "repro.commands.train_config:train_config",
     "tables": "repro.commands.project:tables",
     "validate": "repro.commands.project:validate",

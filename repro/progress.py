@@ -20,24 +20,24 @@ class Progress(Protocol):
 
 
 class _Lines:
-    def __init__(self, total: int) -> None:
-        self.total, self.count, self.start = total, 0, time.monotonic()
+    def __init__(self, total: int, verb: str) -> None:
+        self.total, self.verb, self.count, self.start = total, verb, 0, time.monotonic()
 
     def started(self, name: str) -> None:
         pass
 
     def done(self, name: str, error: str | None) -> None:
         self.count += 1
-        outcome = f"failed: {error}" if error else "measured"
+        outcome = f"failed: {error}" if error else self.verb
         elapsed = time.monotonic() - self.start
         print(f"[{self.count}/{self.total}] {name}: {outcome} ({elapsed:.1f} s)", file=sys.stderr, flush=True)
 
 
 @contextmanager
-def progress(total: int) -> Iterator[Progress]:
-    """Report ``total`` jobs on standard error."""
+def progress(total: int, verb: str = "measured") -> Iterator[Progress]:
+    """Report ``total`` jobs on standard error; ``verb`` says what became of one that did not fail."""
     if not sys.stderr.isatty():
-        yield _Lines(total)
+        yield _Lines(total, verb)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from repro.coreml.errors import ProgramError
+from repro.coreml.export import MEAN, STD
 from repro.coreml.package import Feature
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from repro.coreml.interpreter import Program
 
 
 def load(path: str | Path) -> Image:
@@ -54,6 +57,38 @@ def fit(image: Image, *, height: int, width: int, crop: float = 1.0) -> Image:
     resized = image.resize(size, Resampling.BICUBIC)
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
     return resized.crop((left, top, left + width, top + height))
+
+
+def prepare(image: Image, program: Program, *, crop: float) -> Any:
+    """Make of an image what a program's only input takes: an image of its size, or a normalised tensor.
+
+    A tensor input has no normalisation of its own: the one that the package's metadata names counts (``repro.mean`` and
+    ``repro.std``), else ImageNet's usual one.
+
+    Raises
+    ------
+    ProgramError
+        The program takes something else than one image, or its metadata holds no numbers.
+    """
+    feature, shown = program.inputs[0], program.package.shown
+    shape = feature.shape or ()
+    if len(program.inputs) != 1 or feature.kind not in ("image", "tensor"):
+        raise ProgramError(f"{shown}: its input is not one image")
+    if feature.kind == "image":
+        return fit(image, height=shape[0], width=shape[1], crop=crop)
+    if len(shape) != 4 or shape[:2] != (1, 3):
+        raise ProgramError(f"{shown}: its input '{feature.name}' has shape {shape}, not that of one RGB image")
+    metadata = program.package.metadata
+    try:
+        mean, std = (
+            np.asarray([float(part) for part in metadata[f"repro.{name}"].split(",")]) if f"repro.{name}" in metadata
+            else np.asarray(usual)
+            for name, usual in (("mean", MEAN), ("std", STD))
+        )  # fmt: skip
+        pixels = np.asarray(fit(image, height=shape[2], width=shape[3], crop=crop).convert("RGB"), dtype=np.float64)
+        return ((pixels / 255 - mean) / std).transpose(2, 0, 1)[None].astype(np.float32)
+    except ValueError:
+        raise ProgramError(f"{shown}: the normalisation in its metadata is not three numbers") from None
 
 
 def planes(image: Any, feature: Feature) -> np.ndarray[Any, np.dtype[np.float32]]:

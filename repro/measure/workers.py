@@ -7,6 +7,7 @@ what died. What it lacks, a memory limit and an end when the parent is killed, a
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import signal
 import sys
@@ -15,13 +16,27 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
-
-from repro.measure.plan import Job
+from typing import Any, Protocol, TypeVar
 
 GIB = 2**30
 _OUT_OF_MEMORY = 86  # exit status of a worker whose guard saw too much memory in use
 _ORPHANED = 87
+#: What counts a variant: the task of every measurement that is a table's.
+COUNTING = "repro.measure.tasks:measure"
+
+
+class Job(Protocol):
+    """One piece of work: a name to show and plain data for the worker."""
+
+    @property
+    def name(self) -> str:
+        """What progress shows."""
+
+    def payload(self) -> dict[str, Any]:
+        """The job as plain data."""
+
+
+J = TypeVar("J", bound=Job)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +70,7 @@ def _guard(parent: int, memory: int) -> None:
         time.sleep(0.1)
 
 
-def _start(parent: int, memory: int, threads: int, paths: list[str]) -> None:
+def _start(parent: int, memory: int, threads: int, paths: list[str], task: str) -> None:
     """Prepare a fresh worker: limits first, then the imports that every job needs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     os.dup2(2, 1)  # what models and libraries print must not spoil the parent's output
@@ -76,33 +91,21 @@ def _start(parent: int, memory: int, threads: int, paths: list[str]) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    import repro.measure.counts  # noqa: F401
+    importlib.import_module(task.partition(":")[0])
 
     # Tracing makes many small objects that live as long as the job: collecting after it saves a tenth of the time.
     gc.freeze()
     gc.disable()
 
 
-def _work(payload: dict[str, Any]) -> dict[str, Any]:
+def _work(task: str, payload: dict[str, Any]) -> dict[str, Any]:
     """Run one job in a worker; whatever the model raises becomes its outcome."""
     from repro.errors import ReproError
-    from repro.measure.counts import count_variant, count_with
-    from repro.spec.tables import Variant
 
     try:
-        height, width = payload["input_size"]
-        variant = Variant(**payload["variant"])
-        if payload["task"] == "architecture":
-            from repro.measure.structure import walk_variant
-
-            return walk_variant(variant, (height, width))
-        if payload["task"] == "operators":
-            from repro.measure.claims import operators_of
-
-            return operators_of(variant, tuple(payload["shape"]))
-        if payload["counter"] is not None:
-            return count_with(payload["counter"], variant, (height, width))
-        return count_variant(variant, (height, width))
+        module, _, name = task.partition(":")
+        outcome: dict[str, Any] = getattr(importlib.import_module(module), name)(payload)
+        return outcome
     except MemoryError:
         return {"error": {"reason": "out_of_memory", "message": ""}}
     except ReproError as error:
@@ -139,16 +142,18 @@ def _outcome(future: Future[dict[str, Any]], limits: Limits) -> dict[str, Any]:
 
 
 def run(
-    jobs: Sequence[Job],
+    jobs: Sequence[J],
     *,
     workers: int,
     limits: Limits,
-    done: Callable[[Job, dict[str, Any]], None],
-    started: Callable[[Job], None] | None = None,
+    done: Callable[[J, dict[str, Any]], None],
+    started: Callable[[J], None] | None = None,
     paths: Sequence[str] = (),
+    task: str = COUNTING,
 ) -> None:
     """Run ``jobs`` on ``workers`` processes and hand each outcome to ``done``, in the order of finishing.
 
+    ``task`` names the function, as module:function, that each worker calls with a job's payload.
     ``done`` is called from this thread. A job that fails in any way has an outcome with an ``error``. On
     ``KeyboardInterrupt`` the workers are stopped; what ``done`` was given is finished.
     """
@@ -160,13 +165,13 @@ def run(
     from pebble import ProcessPool
 
     workers = max(1, min(workers, len(jobs)))
-    finished: queue.SimpleQueue[tuple[Job, Future[dict[str, Any]]]] = queue.SimpleQueue()
+    finished: queue.SimpleQueue[tuple[J, Future[dict[str, Any]]]] = queue.SimpleQueue()
     threads = max(1, (os.cpu_count() or 1) // workers)
     pool = ProcessPool(
         max_workers=workers,
         context=multiprocessing.get_context("spawn"),
         initializer=_start,
-        initargs=(os.getpid(), limits.memory, threads, list(paths)),
+        initargs=(os.getpid(), limits.memory, threads, list(paths), task),
     )
     try:
         waiting = iter(jobs)
@@ -177,7 +182,7 @@ def run(
             if job is None:
                 return 0
             # pebble's clock for a job starts when a worker takes it; one job a worker keeps start-up out of it
-            future = pool.schedule(_work, args=(job.payload(),), timeout=limits.seconds)
+            future = pool.schedule(_work, args=(task, job.payload()), timeout=limits.seconds)
             future.add_done_callback(lambda future, job=job: finished.put((job, future)))
             if started is not None:
                 started(job)
