@@ -24,6 +24,7 @@ COMMANDS = {
     "export": "repro.commands.export:export",
     "run-package": "repro.commands.export:run_package",
     "train-config": "repro.commands.train_config:train_config",
+    "report": "repro.commands.report:report",
     "tables": "repro.commands.project:tables",
     "validate": "repro.commands.project:validate",
     "doctor": "repro.commands.project:doctor",

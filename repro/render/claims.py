@@ -21,12 +21,13 @@ def _words(status: str) -> str:
     return status.replace("_", " ")
 
 
-def _why(result: ClaimResult) -> str:
+def why(result: ClaimResult) -> str:
+    """The reason of a claim that cannot be checked, and what it means."""
     reason = result.reason or ""
     return f"{reason} ({REASONS[reason]})" if reason in REASONS else reason
 
 
-def _finding(finding: Finding) -> str:
+def finding_text(finding: Finding) -> str:
     """``79.7 - 80.4 = -0.7; stated -0.7``."""
     relation = "" if finding.relation == "=" else f"{finding.relation} "
     stated = f"stated {relation}{finding.stated}"
@@ -40,7 +41,7 @@ def _finding(finding: Finding) -> str:
 def _shown(result: ClaimResult) -> list[str]:
     """The findings to show: those that fail first, and how many more there are."""
     ordered = sorted(result.evidence, key=lambda finding: finding.holds is not False)
-    lines = [_finding(finding) for finding in ordered[:_FEW]]
+    lines = [finding_text(finding) for finding in ordered[:_FEW]]
     if more := len(ordered) - len(lines):
         agree = sum(finding.holds is True for finding in ordered[_FEW:])
         lines.append(f"and {more} more, {agree} of which agree")
@@ -59,7 +60,7 @@ def terminal(result: ClaimsResult) -> str:
     blocks = []
     for item in result.results:
         claim = item.claim
-        head = f"{SIGNS[item.status]} {claim.id}  {_words(item.status)}" + (f": {_why(item)}" if item.reason else "")
+        head = f"{SIGNS[item.status]} {claim.id}  {_words(item.status)}" + (f": {why(item)}" if item.reason else "")
         lines = [paint(head, _COLOURS[item.status])]
         lines.append(_wrapped(f"line {claim.line}: {claim.says}"))
         lines += [_wrapped(line) for line in _shown(item)]
@@ -75,11 +76,15 @@ def _wrapped(text: str) -> str:
 def markdown_report(result: ClaimsResult) -> str:
     """One table of all claims."""
     source = result.claims.source
-    lines = [f"# Claims of {markdown(source.paper)}", "", f"{standing(result)}. Lines are those of {source.document}."]
+    lines = [
+        f"# Claims of {markdown(source.paper)}",
+        "",
+        f"{standing(result)}. Lines are those of {markdown(source.document)}.",
+    ]
     lines += ["", "| Claim | Line | Says | Status | Evidence |", "|:--|--:|:--|:--|:--|"]
     for item in result.results:
         evidence = [*map(markdown, _shown(item)), *([markdown(item.claim.note)] if item.claim.note else [])]
-        status = f"{markdown(SIGNS[item.status])} {_words(item.status)}" + (f": {_why(item)}" if item.reason else "")
+        status = f"{markdown(SIGNS[item.status])} {_words(item.status)}" + (f": {why(item)}" if item.reason else "")
         cells = [
             markdown(item.claim.id),
             str(item.claim.line),

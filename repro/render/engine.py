@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,23 @@ def markdown(text: object) -> str:
     return re.sub(r"([\\`*_{}\[\]|~$])", r"\\\1", flat)
 
 
+@cache
+def _environment(folders: tuple[str, ...], suffix: str) -> jinja2.Environment:
+    """One environment a suffix, kept: a site of hundreds of pages compiles each template once."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folders),
+        undefined=jinja2.StrictUndefined,
+        autoescape=suffix == ".html",
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        **(_TEX_DELIMITERS if suffix == ".tex" else {}),
+    )
+    environment.filters["latex"] = latex
+    environment.filters["markdown"] = markdown
+    return environment
+
+
 def render(name: str, folders: Sequence[Path], **context: Any) -> str:
     """Render a template.
 
@@ -80,17 +98,7 @@ def render(name: str, folders: Sequence[Path], **context: Any) -> str:
     UsageError
         In one line with file and line, when a template is missing, broken, or asks for what does not exist.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([str(folder) for folder in folders]),
-        undefined=jinja2.StrictUndefined,
-        autoescape=name.endswith(".html"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        **(_TEX_DELIMITERS if name.endswith(".tex") else {}),
-    )
-    environment.filters["latex"] = latex
-    environment.filters["markdown"] = markdown
+    environment = _environment(tuple(str(folder) for folder in folders), Path(name).suffix)
     try:
         return environment.get_template(name).render(**context)
     except jinja2.TemplateSyntaxError as error:

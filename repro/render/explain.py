@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Any
 
 from tabulate import tabulate
 
-from repro.compare.cells import Cell, convention
-from repro.compare.tolerance import rounds_to, truncates_to
+from repro.compare.cells import Cell
+from repro.render.story import command_of, conclusion_of, conventions_of, operators_of
 from repro.render.terminal import WIDTH, paint
 from repro.render.view import MEANINGS, SIGNS
 from repro.spec.manifest import Checkpoint
-from repro.spec.metrics import scale
-from repro.spec.parse import is_number
 from repro.spec.tables import Row, Table
 
 _INDENT = " " * 10
@@ -55,10 +52,7 @@ def explain(table: Table, row: Row, cell: Cell, checkpoints: Sequence[Checkpoint
         if cell.metric == "gmacs" and record.error is None:
             blocks += [_operators(cell), _counters(cell)]
         blocks.append(_provenance(cell))
-    if accuracy:
-        blocks.append(f"repeat    repro evaluate {table.number} --imagenet DIR")
-        return "\n\n".join(blocks) + "\n"
-    blocks.append(f"repeat    repro table {table.number} --only '{row.model}' --metrics {cell.metric} --refresh")
+    blocks.append(f"repeat    {command_of(table, row, cell)}")
     return "\n\n".join(blocks) + "\n"
 
 
@@ -126,45 +120,18 @@ def _evidence(cell: Cell) -> str:
 
 
 def _conventions(cell: Cell) -> str:
-    record = cell.record
-    assert record is not None
     unit = cell.reported.unit or cell.column.unit
-    metric = cell.metric
-    counts = record.details["forms" if metric == "params" else "macs"]
-    used = convention(metric, cell.protocol)
-    lines = []
-    for name, count in counts.items():
-        value = Decimal(count).scaleb(-6 if metric == "params" else -9) * scale(metric, unit)
-        lines.append(["→" if name == used else "", name, f"{value:.6f}", _verdict(value, cell.reported.text)])
-    reproduce = [line[1] for line in lines if line[3].startswith("=")]
-    conclusion = (
-        f"Reproduce the printed {cell.reported.text}: {', '.join(reproduce)}."
-        if reproduce
-        else f"No convention reproduces the printed {cell.reported.text}."
-    )
-    if not is_number(cell.reported.text):
-        conclusion = "The paper prints no number here."
+    counted = conventions_of(cell)
+    lines = [["→" if item.used else "", item.name, item.value, item.verdict] for item in counted]
     table = tabulate(lines, headers=["", "convention", unit, "printed?"], tablefmt="simple", disable_numparse=True)
-    return f"{table}\n{textwrap.fill(conclusion, WIDTH)}"
-
-
-def _verdict(value: Decimal, printed: str | None) -> str:
-    if not is_number(printed) or printed is None:
-        return ""
-    if rounds_to(value, printed):
-        return f"= {printed}"
-    difference = value - Decimal(printed)
-    return f"{difference:+.4f}" + (" (cut off, not rounded)" if truncates_to(value, printed) else "")
+    return f"{table}\n{textwrap.fill(conclusion_of(cell, counted), WIDTH)}"
 
 
 def _operators(cell: Cell) -> str:
-    record = cell.record
-    assert record is not None
-    operators: dict[str, dict[str, int]] = record.details["operators"]
-    names = sorted({name for counts in operators.values() for name in counts})
-    lines = [[name, *(f"{counts.get(name, 0):,}" for counts in operators.values())] for name in names]
-    align = ["left", *("right" for _ in operators)]
-    table = tabulate(lines, headers=["operator", *operators], tablefmt="simple", colalign=align, disable_numparse=True)
+    forms, operators = operators_of(cell)
+    align = ["left", *("right" for _ in forms)]
+    lines = [[name, *counts] for name, counts in operators]
+    table = tabulate(lines, headers=["operator", *forms], tablefmt="simple", colalign=align, disable_numparse=True)
     return f"Multiply-adds by operator (norms, pooling and resampling as fvcore counts them)\n{table}"
 
 

@@ -75,11 +75,12 @@ def terminal(verdict: Verdict) -> str:
             shown.append(line if with_why else line[:-1])
         heads = _HEADS if with_why else _HEADS[:-1]
         parts.append(str(tabulate(shown, headers=heads, tablefmt="simple", disable_numparse=True)))
-    parts.append(_standing(verdict))
+    parts.append(standing(verdict))
     return "\n\n".join(parts) + "\n"
 
 
-def _standing(verdict: Verdict) -> str:
+def standing(verdict: Verdict) -> str:
+    """One line: how many of the compared cells hold."""
     summary = verdict.summary()
     compared = sum(summary[status] for status in COMPARED)
     if verdict.exit_code == 3:
@@ -91,7 +92,7 @@ def _standing(verdict: Verdict) -> str:
 def markdown_report(verdict: Verdict) -> str:
     """The same for GitHub."""
     summary = verdict.summary()
-    parts = ["# Verification", "", _standing(verdict), "", "| Status | Cells | Meaning |", "|:--|--:|:--|"]
+    parts = ["# Verification", "", standing(verdict), "", "| Status | Cells | Meaning |", "|:--|--:|:--|"]
     parts += [
         f"| {markdown(SIGNS[status])} {markdown(status)} | {count} | {MEANINGS[status]} |"
         for status, count in summary.items()
@@ -182,7 +183,7 @@ def github(verdict: Verdict) -> str:
         path = _property(str(finding.table.path))
         title = _property(f"Table {finding.table.number} {finding.row.model} {finding.what}")
         lines.append(f"::{level} file={path},line={finding.row.spec_line},title={title}::{_data(text)}")
-    lines.append(f"::notice title=repro verify::{_data(_standing(verdict))}")
+    lines.append(f"::notice title=repro verify::{_data(standing(verdict))}")
     return "\n".join(lines) + "\n"
 
 
