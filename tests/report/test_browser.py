@@ -62,8 +62,18 @@ def test_a_story_is_opened_and_closed_by_keyboard(open_page, site):
     dialog = page.get_by_role("dialog")
     assert dialog.is_visible()
     text = dialog.inner_text()
-    for part in ("Table 18, SHViT-S4, GMACs (G)", "0.99", "0.783", "explained", "protocol_mismatch", "0.986216960",
-                 "folded/macs (used)", "matmul", "timm 1.0.31", "repro table 18 --only SHViT-S4 --metrics gmacs"):  # fmt: skip
+    for part in (
+        "Table 18, SHViT-S4, GMACs (G)",
+        "0.99",
+        "0.783",
+        "explained",
+        "protocol_mismatch",
+        "0.986216960",
+        "folded/macs (used)",
+        "matmul",
+        "timm 1.0.31",
+        "repro table 18 --only SHViT-S4 --metrics gmacs",
+    ):
         assert part in text, part
     page.keyboard.press("Escape")
     assert not dialog.is_visible()
