@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,7 +28,11 @@ def official_keys(model: nn.Module) -> dict[str, str]:
     """Map each official checkpoint key of ``model`` to the model's own state-dict key, in the model's order.
 
     Families without a mapping of their own use their module names as they stand. Keys that repeat others come last.
+    Detectors and segmenters, which hold a backbone of any family, tell their mapping themselves.
     """
+    own_statement: Any = getattr(model, "official_keys", None)
+    if callable(own_statement):
+        return dict(own_statement())
     module = sys.modules[type(model).__module__]
     rename: Callable[[str], str] = getattr(module, "official_key", lambda key: key)
     aliases: Callable[[nn.Module], Mapping[str, str]] = getattr(module, "official_aliases", lambda model: {})
