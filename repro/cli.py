@@ -25,6 +25,7 @@ COMMANDS = {
     "run-package": "repro.commands.export:run_package",
     "train-config": "repro.commands.train_config:train_config",
     "report": "repro.commands.report:report",
+    "regenerate": "repro.commands.regenerate:regenerate",
     "tables": "repro.commands.project:tables",
     "validate": "repro.commands.project:validate",
     "doctor": "repro.commands.project:doctor",

@@ -65,7 +65,7 @@ def report_of(run: Any, tolerance: Any) -> Any:
     """Compare everything that the site shows."""
     from repro.compare.claims import compare_claims
     from repro.compare.verify import verify
-    from repro.render.doctor import doctor
+    from repro.render.doctor import abilities
     from repro.render.site import Report
     from repro.spec.claims import claims_of
 
@@ -81,6 +81,6 @@ def report_of(run: Any, tolerance: Any) -> Any:
         results=results,
         verdict=verify(results, tolerance),
         claims=claims,
-        abilities=doctor(run.project, run.store.folder),
+        abilities=abilities(),
         warnings=tuple(run.warnings),
     )

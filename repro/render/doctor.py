@@ -15,16 +15,26 @@ from repro.spec.project import Project
 _PACKAGES = ("torch", "torchvision", "timm", "fvcore", "coremltools", "jinja2", "pandas", "tabulate", "numpy")
 
 
-def doctor(project: Project, store: Path) -> str:
-    """The report as text."""
+def abilities() -> str:
+    """What this machine can measure, and with which packages: the part of the report that names no folder."""
     mac = platform.system() == "Darwin"
-    abilities = [
+    able = [
         ("params, GMACs", "yes", "counted on any machine"),
         ("Core ML latency", "on this Mac" if mac else "no", "" if mac else "Core ML predicts only on macOS"),
         ("top-1", "no", "needs the ImageNet validation set and the rows' released checkpoints"),
         ("AP, mIoU", "no", "needs COCO or ADE20K and the rows' released checkpoints"),
         ("LaTeX to PDF", "yes" if shutil.which("pdflatex") else "no", "only for looking; repro writes .tex itself"),
     ]
+    packages = [(name, version(name)) for name in _PACKAGES]
+    parts = [
+        tabulate(able, headers=["Can measure", "Here", "Remark"], tablefmt="simple"),
+        tabulate(packages, headers=["Package", "Installed"], tablefmt="simple", disable_numparse=True),
+    ]
+    return "\n\n".join(str(part) for part in parts) + "\n"
+
+
+def doctor(project: Project, store: Path) -> str:
+    """The report as text."""
     machine = [
         (
             "system",
@@ -35,13 +45,7 @@ def doctor(project: Project, store: Path) -> str:
         ("ledger", f"{project.folder('results')} ({_count(project.folder('results'))} records)"),
         ("store", f"{store} ({_count(store)} records)"),
     ]
-    packages = [(name, version(name)) for name in _PACKAGES]
-    parts = [
-        tabulate(abilities, headers=["Can measure", "Here", "Remark"], tablefmt="simple"),
-        tabulate(machine, tablefmt="plain"),
-        tabulate(packages, headers=["Package", "Installed"], tablefmt="simple", disable_numparse=True),
-    ]
-    return "\n\n".join(str(part) for part in parts) + "\n"
+    return f"{abilities()}\n{tabulate(machine, tablefmt='plain')}\n"
 
 
 def _count(folder: Path) -> int:

@@ -50,12 +50,15 @@ class Store:
 
     def put(self, record: Record) -> Path:
         """Keep a record; an equal one that is there already is left as it is."""
-        folder = self.place(record.subject)
-        path = folder / f"{record.metric}-{record.key()}-{record.id}.json"
+        path = self.path(record)
         if not path.exists():
             write_atomically(path, record.text())
-        self._listed.pop(str(folder), None)
+        self._listed.pop(str(path.parent), None)
         return path
+
+    def path(self, record: Record) -> Path:
+        """The file of a record."""
+        return self.place(record.subject) / f"{record.metric}-{record.key()}-{record.id}.json"
 
     def find(
         self, subject: Subject, metric: str, protocol: Mapping[str, Any], versions: Mapping[str, str]
