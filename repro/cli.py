@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "repro.commands.evaluate:evaluate",
     "checkpoints": "repro.commands.checkpoints:checkpoints",
     "export": "repro.commands.export:export",
+    "latency": "repro.commands.latency:latency",
     "run-package": "repro.commands.export:run_package",
     "train-config": "repro.commands.train_config:train_config",
     "report": "repro.commands.report:report",

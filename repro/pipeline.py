@@ -11,13 +11,14 @@ from pathlib import Path
 from repro.compare.cells import Records, TableResult, compare, needs, printed_cell
 from repro.compare.tolerance import Tolerance
 from repro.errors import UsageError
+from repro.exclusive import beside_others
 from repro.measure.needs import Need
 from repro.measure.plan import Job, missing, records_of
 from repro.measure.workers import Limits, run
 from repro.progress import progress
 from repro.results.provenance import provenance
 from repro.results.sources import version
-from repro.results.store import Store
+from repro.results.store import Store, default_folder
 from repro.spec.project import Project
 from repro.spec.tables import Row, Table
 
@@ -85,7 +86,7 @@ class Run:
         packages = ("torch", "torchvision", "timm", "fvcore", "numpy")
         made = provenance({name: version(name) for name in packages})
         paths = [str(self.project.root)] if self.project.root is not None else []
-        with progress(len(jobs)) as report:
+        with beside_others(default_folder()), progress(len(jobs)) as report:
 
             def done(job: Job, outcome: dict[str, object]) -> None:
                 for record in records_of(job, outcome, provenance_now(made)):

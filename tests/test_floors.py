@@ -16,7 +16,7 @@ PACKAGE = Path(repro.__file__).parent
 # Low to high; rooms of one floor do not know each other.
 FLOORS = (
     ("errors",),
-    ("files",),
+    ("files", "exclusive"),
     ("spec", "results"),
     ("models", "checkpoints"),
     ("measure", "coreml", "accuracy"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,24 +84,43 @@ def _foreign(
     project: Any, names: tuple[str, ...], against: str, wanted: Wanted, limits: Any, check: bool, form: str
 ) -> int:
     """Check a package that somebody else made."""
-    from repro.commands.packages import select
-    from repro.coreml.package import Package
-    from repro.measure.workers import run
     from repro.render.packages import CHECKS
 
     if len(names) != 1 or not check:
         raise UsageError("--against goes with --check and one PACKAGE")
-    package = Package.open(names[0])  # what is wrong with it is said before a worker starts
-    variant, size = select(project, [against])[0] if not against.isdigit() else _no_number(against)
+    variant, outcome = checked_against(project, names[0], against, wanted, limits)
+    if "error" in outcome:
+        click.echo(f"repro: {names[0]}: {outcome['error']['reason']}: {outcome['error']['message']}", err=True)
+        return OFF
+    click.echo(CHECKS[form](names[0], variant.id, outcome["weights"], outcome), nl=False)
+    return {"passed": OK, "failed": OFF, "unproven": 3}[outcome["check"]["verdict"]]
+
+
+def checked_against(project: Any, name: str, against: str, wanted: Wanted, limits: Any) -> tuple[Any, dict[str, Any]]:
+    """Hold a package against a variant, in a worker; returns the variant and the worker's outcome.
+
+    Raises
+    ------
+    UsageError
+        When the package cannot be read, or nobody says whose weights it holds.
+    """
+    from repro.commands.packages import select
+    from repro.coreml.package import Package
+    from repro.measure.workers import run
+
+    package = Package.open(name)  # what is wrong with it is said before a worker starts
+    if against.isdigit():
+        raise UsageError(f"--against {against}: a variant's name is wanted, not a table's number")
+    variant, size = select(project, [against])[0]
     listed = project.manifest.of(variant.id, size)
     source, build = weights_of(variant, listed, wanted.weights, wanted.checkpoints)
     stated = package.metadata.get("repro.weights", "")
     if source.path is None and not stated.startswith("seeded"):
         raise UsageError(
-            f"{names[0]}: whose weights does it hold? give --weights FILE, or fetch the released checkpoint: "
+            f"{name}: whose weights does it hold? give --weights FILE, or fetch the released checkpoint: "
             f"repro checkpoints fetch {variant.id}"
         )
-    job = _Foreign(path=Path(names[0]).resolve(), variant=variant, build=build, weights=source)
+    job = _Foreign(path=Path(name).resolve(), build=build, weights=source)
     outcomes: list[dict[str, Any]] = []
     run(
         [job],
@@ -111,31 +131,22 @@ def _foreign(
         task="repro.coreml.exporting:check_against",
     )
     outcome = outcomes[0]
-    if "error" in outcome:
-        if outcome["error"]["reason"] == "refused":
-            raise UsageError(outcome["error"]["message"])
-        click.echo(f"repro: {names[0]}: {outcome['error']['reason']}: {outcome['error']['message']}", err=True)
-        return OFF
-    click.echo(CHECKS[form](names[0], variant.id, source.said, outcome), nl=False)
-    return {"passed": OK, "failed": OFF, "unproven": 3}[outcome["check"]["verdict"]]
+    if "error" in outcome and outcome["error"]["reason"] == "refused":
+        raise UsageError(outcome["error"]["message"])
+    return variant, {**outcome, "weights": source.said}
 
 
-def _no_number(against: str) -> Any:
-    raise UsageError(f"--against {against}: a variant's name is wanted, not a table's number")
-
-
+@dataclass(frozen=True, kw_only=True)
 class _Foreign:
     """The job of checking one package."""
 
-    name = "check"
-
-    def __init__(self, *, path: Path, variant: Any, build: Any, weights: Any) -> None:
-        self.path, self.variant, self.build, self.weights = path, variant, build, weights
+    path: Path
+    build: Any
+    weights: Any
+    name: str = "check"
 
     def payload(self) -> dict[str, Any]:
         """The job as plain data."""
-        from dataclasses import asdict
-
         return {"path": str(self.path), "build": asdict(self.build), "weights": asdict(self.weights)}
 
 

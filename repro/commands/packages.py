@@ -12,6 +12,7 @@ import click
 from repro.commands.options import options
 from repro.coreml.export import TASK, Exported, ExportJob, Request, WeightSource, find, keep
 from repro.errors import UsageError
+from repro.exclusive import beside_others
 from repro.measure.needs import input_size_of
 from repro.measure.workers import GIB, Limits, run
 from repro.progress import progress
@@ -176,8 +177,9 @@ def make(
         return made
 
     from repro.pipeline import Settings
+    from repro.results.store import default_folder as store_folder
 
-    with progress(len(wanted), verb="checked" if check else "converted") as report:
+    with beside_others(store_folder()), progress(len(wanted), verb="checked" if check else "converted") as report:
 
         def done(job: ExportJob, outcome: dict[str, Any]) -> None:
             error = outcome.get("error")

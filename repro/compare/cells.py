@@ -12,16 +12,17 @@ from typing import Any
 
 from repro.compare.accuracy import find_accuracy
 from repro.compare.architecture import StructureCell, architecture_needs, compare_architecture
+from repro.compare.latency import Beside, imported, other_devices
 from repro.compare.tolerance import Tolerance, exact, rounds_to, truncates_to
 from repro.errors import UsageError
-from repro.measure.needs import Need, Unmeasurable, need_of
+from repro.measure.needs import Need, Unmeasurable, latency_need, need_of, subject_of
 from repro.results.record import Record
 from repro.results.store import Found, Store
 from repro.spec.manifest import Manifest
 from repro.spec.metrics import METRICS, scale
 from repro.spec.parse import is_number
 from repro.spec.reader import suggestion
-from repro.spec.tables import Column, Deviation, Reported, Row, Table
+from repro.spec.tables import Column, Deviation, Reported, Row, Table, Variant
 
 STATUSES = ("match", "within", "explained", "outside", "failed", "not_measured", "not_reported")
 COMPARED = ("match", "within", "explained", "outside")
@@ -83,6 +84,7 @@ class TableResult:
     rows: tuple[RowResult, ...]
     tolerance: Tolerance
     architecture: tuple[StructureCell, ...] = ()
+    beside: tuple[Beside, ...] = ()  # shown in columns of their own, never compared
 
     @property
     def cells(self) -> list[tuple[Row, Cell]]:
@@ -113,6 +115,12 @@ class Records:
             if item is not None
         ]
         return min(found, key=lambda item: (item.stale, item.record.error is not None), default=None)
+
+    def every(self, variant: Variant, metric: str) -> list[Record]:
+        """All records of a variant's metric, the user's own and the published ones, each once."""
+        subject = subject_of(variant)
+        sources = [source for source in (self.store, self.ledger) if source is not None]
+        return list({record.id: record for source in sources for record in source.every(subject, metric)}.values())
 
 
 # What the cell of a table, row and metric prints; None where there is no such cell.
@@ -226,6 +234,7 @@ def compare(
         ),
         tolerance=tolerance,
         architecture=() if metrics else compare_architecture(table, chosen, records),
+        beside=other_devices(table, chosen, records) if not metrics or "latency" in metrics else (),
     )
 
 
@@ -237,6 +246,9 @@ def _cell(table: Table, row: Row, column: Column, records: Records, tolerance: T
         return _accuracy_cell(table, row, column, records, tolerance, printed)
     protocol = table.protocol_of(row, column.metric)
     need = need_of(table, row, column.metric)
+    if column.metric == "latency" and row.variant is not None:
+        own = latency_need(row.variant, protocol)  # a record may have come from another machine than this
+        need = own if records.find(own) is not None else need
     if isinstance(need, Unmeasurable):
         base = Cell(column=column, reported=reported, protocol=protocol)
         return _with_status(base, "not_measured", need.reason, need.hint)
@@ -248,7 +260,11 @@ def _cell(table: Table, row: Row, column: Column, records: Records, tolerance: T
     base = Cell(column=column, reported=reported, protocol=protocol, record=record, stale=found.stale)
     if found.stale:
         return _with_status(base, "not_measured", "stale", _stale_message(record, need))
+    source = imported(record) if column.metric == "latency" else None
+    base = replace(base, message="" if source is None else f"imported: {source}")
     if record.error is not None:
+        if column.metric == "latency" and (reported.text or "").lower() == "failed":
+            return replace(base, status="match", reason="failed_too", message=record.error["message"])
         return _with_status(base, "failed", record.error["reason"], record.error["message"])
     measured = _value(record, column.metric, protocol, reported.unit or column.unit)
     base = replace(base, measured=measured, counters_disagree=_disagree(record, protocol))

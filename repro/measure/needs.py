@@ -20,6 +20,7 @@ COUNTED = ("params", "gmacs")
 COUNT_METHOD = "counts 2"
 ACCURACY_METHOD = "accuracy 1"
 ARCHITECTURE_METHOD = "architecture 1"
+LATENCY_METHOD = "latency 1"
 IMAGENET = "ImageNet-1k"
 DEFAULT_SIZE: InputSize = (224, 224)
 
@@ -145,6 +146,24 @@ def accuracy_need(variant: Variant, checkpoint: str, input_size: InputSize, prot
         variant=variant,
         input_size=input_size,
         task="accuracy",
+    )
+
+
+def latency_need(variant: Variant, protocol: Mapping[str, Any], **other: Any) -> Need:
+    """The latency of a variant under a table's protocol: size, batch, precision, form, device and compute units.
+
+    Nothing of this machine's is part of the key, so that what one machine measured, another shows. ``other`` are
+    options that no table states (target, kind of input): with them it is another measurement.
+    """
+    plain = {**protocol, "input_size": plain_size(input_size_of(protocol)), **other}
+    return Need(
+        subject=subject_of(variant),
+        metric="latency",
+        protocol=plain,
+        versions={"method": LATENCY_METHOD},
+        variant=variant,
+        input_size=input_size_of(protocol),
+        task="latency",
     )
 
 

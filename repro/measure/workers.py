@@ -88,10 +88,9 @@ def _start(parent: int, memory: int, threads: int, paths: list[str], task: str) 
     import warnings
 
     warnings.filterwarnings("ignore")
-    import torch
-
-    torch.set_num_threads(threads)
     importlib.import_module(task.partition(":")[0])
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
 
     # Tracing makes many small objects that live as long as the job: collecting after it saves a tenth of the time.
     gc.freeze()

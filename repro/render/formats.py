@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.compare.cells import Cell, RowResult, TableResult
+from repro.compare.latency import Beside, imported
 from repro.render.architecture import architecture_of
 from repro.render.architecture import as_data as architecture_data
 from repro.render.engine import render
@@ -82,7 +83,27 @@ def as_data(result: TableResult) -> dict[str, Any]:
         ],
         "rows": [_row(row) for row in result.rows],
         "summary": result.summary(),
+        **({"beside": [_beside(column) for column in result.beside]} if result.beside else {}),
         **({"architecture": architecture_data(result)} if result.architecture else {}),
+    }
+
+
+def _beside(column: Beside) -> dict[str, Any]:
+    """A column that is never compared."""
+    return {
+        "key": column.key,
+        "kind": column.kind,
+        "metric": "latency",
+        "unit": "ms",
+        "values": {
+            model: {
+                "value": value,
+                "record": column.records[model].id if model in column.records else None,
+                "imported": imported(column.records.get(model)) is not None,
+            }
+            for model, value in column.values.items()
+        },
+        "notes": list(column.notes),
     }
 
 

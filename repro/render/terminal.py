@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 
 import click
 import tabulate as tabulate_module
@@ -46,7 +47,16 @@ def terminal(result: TableResult) -> str:
 
 
 def _body(view: View) -> str:
-    """The grid: with what the paper prints beside names if that fits, else without, else with shortened names."""
+    """The grid: with what the paper prints beside names if that fits, else without, else with shortened names.
+
+    Columns that are never compared stand in it where there is room, else in a grid of their own below.
+    """
+    if view.beside:
+        names = [_name(row, False) for _, rows in view.groups for row in rows]
+        grid = _grid(view, names)
+        if max(len(click.unstyle(line)) for line in grid.splitlines()) <= WIDTH:
+            return grid
+        return f"{_body(replace(view, beside=()))}\n\n{_below(view)}"
     room = WIDTH
     for inline in (True, False):
         names = [_name(row, inline) for _, rows in view.groups for row in rows]
@@ -58,6 +68,20 @@ def _body(view: View) -> str:
     return _grid(view, [name if len(name) <= room else f"{name[: max(room, 8) - 1]}…" for name in names])
 
 
+def _below(view: View) -> str:
+    """The columns that are never compared, beside what the paper prints, for the rows that have any."""
+    latency = next(index for index, shown in enumerate(view.columns) if shown.column.metric == "latency")
+    lines = [
+        [_name(row, False), row.cells[latency].reported, *row.beside]
+        for _, rows in view.groups
+        for row in rows
+        if set(row.beside) != {"–"}
+    ]
+    heads = ["Model", "Paper (ms)", *(textwrap.fill(head, 16) for head in view.beside)]
+    align = ["left"] + ["right"] * (len(heads) - 1)
+    return str(tabulate(lines, headers=heads, tablefmt="simple", colalign=align, disable_numparse=True))
+
+
 def _name(row: ShownRow, inline: bool) -> str:
     return f"{row.name}{row.marks}" + (f" ({row.inline})" if row.inline and inline else "")
 
@@ -67,6 +91,7 @@ def _grid(view: View, names: Sequence[str]) -> str:
     heads = ["Model"]
     for shown, status in zip(view.columns, common, strict=True):
         heads += _heads(shown, status)
+    heads += [textwrap.fill(head, 12) for head in view.beside]
     left = iter(names)
     lines: list[list[str] | str] = []
     for _, rows in view.groups:
@@ -76,10 +101,12 @@ def _grid(view: View, names: Sequence[str]) -> str:
             line = [next(left)]
             for shown, cell, status in zip(view.columns, row.cells, common, strict=True):
                 line += _cells(shown, cell, status)
+            line += row.beside[: len(view.beside)]
             lines.append(line)
     align = ["left"]
     for shown in view.columns:
         align += ["left" if shown.prose else "right"] * shown.width
+    align += ["right"] * len(view.beside)
     return str(tabulate(lines, headers=heads, tablefmt="simple", colalign=align, disable_numparse=True))
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal
 
 from repro.compare.cells import COMPARED, STATUSES, Cell, RowResult, TableResult
+from repro.compare.latency import imported, told
 from repro.compare.tolerance import decimals, exact
+from repro.spec.metrics import scale
 from repro.spec.tables import Column, Row
 
 SIGNS = {
@@ -29,6 +31,7 @@ TEX_SIGNS = {
     "not_measured": r"\cdot",
     "not_reported": "-",
 }
+IMPORTED = "°"  # behind every value that was measured elsewhere and read from a file
 MEANINGS = {
     "match": "rounds to the printed value",
     "within": "inside the tolerance",
@@ -74,6 +77,7 @@ class ShownRow:
     inline: str
     marks: str
     cells: tuple[ShownCell, ...]
+    beside: tuple[str, ...] = ()  # of what is shown and never compared, in the order of the view's ``beside``
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +105,7 @@ class View:
     columns: tuple[ShownColumn, ...]
     groups: tuple[tuple[str, tuple[ShownRow, ...]], ...]
     notes: tuple[str, ...]
+    beside: tuple[str, ...] = ()  # heads of the columns that are never compared
     used: tuple[str, ...] = field(default=())  # statuses that occur, in the order of STATUSES
 
     @property
@@ -133,15 +138,27 @@ def _shown(cell: Cell) -> ShownCell:
         reported = "lost" if cell.reported.lost else "–"
     measured = exactly = ""
     if cell.measured is not None:
-        measured = shown_number(cell.measured, _places(cell) + 1)
-        exactly = shown_number(cell.measured, _places(cell))
-    elif cell.status == "failed":
+        mark = IMPORTED if cell.metric == "latency" and imported(cell.record) is not None else ""
+        measured = shown_number(cell.measured, _places(cell) + 1) + mark
+        exactly = shown_number(cell.measured, _places(cell)) + mark
+    elif cell.status == "failed" or cell.reason == "failed_too":
         measured = exactly = "failed"
     elif cell.status == "not_measured":
         measured = exactly = "n.m."
     else:
         measured = exactly = "–"
     return ShownCell(cell=cell, reported=reported, measured=measured, sign=sign, exact=exactly)
+
+
+def _beside(result: TableResult, index: int, model: str) -> str:
+    """A value that is never compared, at the decimals of the table's latencies and one more."""
+    column = result.table.column("latency")
+    beside = result.beside[index]
+    if model not in beside.values or column is None:
+        return "–"
+    value = exact(beside.values[model]) * scale("latency", column.unit)
+    mark = IMPORTED if imported(beside.records.get(model)) is not None else ""
+    return shown_number(value, column.decimals + 1) + mark
 
 
 def _best(rows: Sequence[RowResult], position: int, measured: bool) -> set[int]:
@@ -205,6 +222,7 @@ def view_of(result: TableResult) -> View:
                     inline=" ".join(text for position in inline if (text := row.cells[position].reported.text)),
                     marks="".join(_mark(mark) for mark in row.row.marks),
                     cells=tuple(cells),
+                    beside=tuple(_beside(result, index, row.row.model) for index in range(len(result.beside))),
                 )
             )
         groups.append((table.groups.get(number, ""), tuple(shown_rows)))
@@ -213,6 +231,7 @@ def view_of(result: TableResult) -> View:
         columns=tuple(_shown_column(columns[position], result, position) for position in kept),
         groups=tuple(groups),
         notes=tuple(_notes(result)),
+        beside=tuple(column.header for column in result.beside),
         used=tuple(status for status in STATUSES if result.summary()[status]),
     )
 
@@ -224,7 +243,10 @@ def _shown_column(column: Column, result: TableResult, position: int) -> ShownCo
         unit=column.unit,
         arrow={"lower": "↓", "higher": "↑"}.get(column.better or "", ""),
         measured=any(
-            row.cells[position].measured is not None or row.cells[position].status == "failed" for row in result.rows
+            row.cells[position].measured is not None
+            or row.cells[position].reason in ("failed", "failed_too")
+            or row.cells[position].status == "failed"
+            for row in result.rows
         ),
         prose=column.descriptive
         and not all((row.cells[position].reported.text or "0")[:1].isdigit() for row in result.rows),
@@ -277,11 +299,25 @@ def _notes(result: TableResult) -> list[str]:
             notes.append(f"{row.model}, {cell.column.header}: {cell.reason}: {cell.message}")
         if cell.counters_disagree:
             notes.append(f"{row.model}, {cell.column.header}: two counters disagree; see repro explain.")
+    notes += _latency_notes(result)
     for mark, text in result.table.marks.items():
         notes.append(f"{_mark(mark)} {text}")
     if result.table.lost:
         notes.append(result.table.lost)
     notes += result.table.notes
+    return notes
+
+
+def _latency_notes(result: TableResult) -> list[str]:
+    """What stands behind the latencies: device, system, placement, samples; and which columns are never compared."""
+    measured = [cell.record for _, cell in result.cells if cell.metric == "latency" and cell.measured is not None]
+    kept = [record for record in measured if record is not None]
+    notes = [f"Latency: {text}." for text in sorted({told(record) for record in kept})[:3]]
+    shown = [*kept, *(record for column in result.beside for record in column.records.values())]
+    if any(imported(record) is not None for record in shown):
+        notes.append(f"{IMPORTED} imported: measured elsewhere with another tool and read from a file.")
+    for column in result.beside:
+        notes.append(f"{column.header}: shown, never compared. " + " ".join(column.notes))
     return notes
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from repro.errors import ReproError
+from repro.results.latency import check_details
 
 SCHEMA = 1
 
@@ -71,6 +72,10 @@ class Record:
     details: Mapping[str, Any] = field(default_factory=dict)
     error: Mapping[str, str] | None = None
     schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        if self.metric == "latency" and self.error is None:
+            check_details(self.details)
 
     def key(self) -> str:
         """Digest of what defines the value."""

@@ -87,6 +87,11 @@ class Store:
         ]
         return Found(record=max(others, key=_when), stale=True) if others else None
 
+    def every(self, subject: Subject, metric: str) -> list[Record]:
+        """Every record of a subject's metric, whatever its protocol and its code's version."""
+        folder = self.place(subject)
+        return list(self._read(folder, [name for name in self._names(folder) if name.startswith(f"{metric}-")]))
+
     def all(self) -> Iterator[Record]:
         """Every whole record."""
         for folder in sorted(path for path in _listing(self.folder) if path.is_dir()):
