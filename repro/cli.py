@@ -25,6 +25,7 @@ COMMANDS = {
     "latency": "repro.commands.latency:latency",
     "run-package": "repro.commands.export:run_package",
     "train-config": "repro.commands.train_config:train_config",
+    "plot": "repro.commands.plot:plot",
     "report": "repro.commands.report:report",
     "regenerate": "repro.commands.regenerate:regenerate",
     "tables": "repro.commands.project:tables",

@@ -77,10 +77,35 @@ def report_of(run: Any, tolerance: Any) -> Any:
         tables = {spec.number: spec for spec in specs}
         listed = claims_of(folder, tables)
         claims = compare_claims(listed, listed.claims, tables, run.records)
+    drawn, no_plots = _plots(results)
     return Report(
         results=results,
         verdict=verify(results, tolerance),
         claims=claims,
         abilities=abilities(),
         warnings=tuple(run.warnings),
+        plots=drawn,
+        no_plots=no_plots,
     )
+
+
+def _plots(results: Any) -> tuple[Any, str]:
+    """The site's plots, or why there are none."""
+    from repro.render import plots
+    from repro.render.figures import figures
+    from repro.render.site import SitePlot, page_names, subject
+
+    if not plots.available():
+        return (), "Plots need matplotlib: install the extra 'plots' and make the report again."
+    names = page_names([row.row for result in results for row in result.rows])
+    drawn = tuple(
+        SitePlot(
+            anchor=f"plot-{figure.name}",
+            title=figure.title,
+            text=figure.text,
+            svg=plots.inline(figure, lambda point: names[subject(point.row)]),
+            table=figure.table,
+        )
+        for figure in figures(results)
+    )
+    return drawn, "" if drawn else "No table has enough points for a plot."
