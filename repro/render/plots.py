@@ -74,6 +74,7 @@ def inline(figure: Figure, link: Callable[[Point], str]) -> str:
     points = [point for series in figure.series for point in series.points]
     for anchor in root.iter(f"{{{_SVG}}}a"):
         point = points[int(anchor.attrib.pop(f"{{{_XLINK}}}href").partition(":")[2])]
+        anchor.attrib.pop("target", None)  # a link of the site stays in its window
         anchor.set("href", link(point))
         anchor.set("data-tip", point.text)
         anchor.set("aria-label", point.text.replace("\n", ", "))
