@@ -2,8 +2,8 @@
 
 Of three images i ``tests/data/golden/mask_rcnn_r50.npz`` holds ``boxes{i}``, ``scores{i}``, ``labels{i}``, ``areas{i}``
 (pixels of each pasted mask) and ``mask{i}`` (packed bits of the first); of two images ``semantic_fpn_r50.npz`` holds
-``pred{i}`` (class of each pixel) and ``logits{i}`` (every 37th row and 41st column). ``keys`` is the layout of a released
-checkpoint.
+``pred{i}`` (class of each pixel) and ``logits{i}`` (every 37th row and 41st column). ``keys`` is the layout
+of a released checkpoint.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The toolkits' test pipelines: from an image file to what a detector or segmenter is given.
 
 Source: MMDetection 3.3.0 configs/_base_/datasets/coco_instance.py, MMSegmentation 1.2.2
-configs/_base_/datasets/ade20k.py, and mmcv 2.1.0's ``imrescale``, read for their numbers. The toolkits decode and resize
-with OpenCV. Its bilinear resize of bytes works in fixed point and does not low-pass when it shrinks, so no other library
-gives the same pixels; OpenCV is therefore used here as well (the extra ``dense``).
+configs/_base_/datasets/ade20k.py, and mmcv 2.1.0's ``imrescale``, read for their numbers. The toolkits decode and
+resize with OpenCV. Its bilinear resize of bytes works in fixed point and does not low-pass when it shrinks, so no other
+library gives the same pixels; OpenCV is therefore used here as well (the extra ``dense``).
 """
 
 from __future__ import annotations
