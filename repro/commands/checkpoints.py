@@ -65,7 +65,7 @@ def list_(names: tuple[str, ...], formats: str, folder: Path | None, project: Pa
         hashed = "pinned" if item.pinned else "" if item.sha256 is None else "published"
         by_hand = item.source is not None and item.source.by_hand is not None
         where = (item.source.place + (" (by hand)" if by_hand else "")) if item.source else item.reason or ""
-        official = item.official.top1 if item.official else ""
+        official = item.official.text if item.official else ""
         lines.append([item.id, item.paper_row.replace("_", " "), official, hashed, here, where[:90]])
     headers = ["Checkpoint", "Paper's row", "Published", "Hash", "Here", "Source, or why there is none"]
     click.echo(tabulate(lines, headers=headers, tablefmt="simple", disable_numparse=True))

@@ -209,7 +209,7 @@ def _select(project: Any, names: Sequence[str], local: Mapping[str, Path]) -> li
     from fnmatch import fnmatchcase
 
     from repro.measure.needs import input_size_of
-    from repro.spec.manifest import unknown
+    from repro.spec.manifest import CLASSIFICATION, unknown
 
     manifest = project.manifest
     found: dict[str, Checkpoint | str] = {}
@@ -224,7 +224,9 @@ def _select(project: Any, names: Sequence[str], local: Mapping[str, Path]) -> li
                 found |= {item.id: item for item in manifest.of(row.variant.id, size) if item.released}
             continue
         matching = [
-            item for item in manifest.checkpoints if fnmatchcase(item.id, name) or fnmatchcase(item.variant, name)
+            item
+            for item in manifest.checkpoints
+            if item.task == CLASSIFICATION and (fnmatchcase(item.id, name) or fnmatchcase(item.variant, name))
         ]
         if not matching:
             raise UsageError(unknown(name, manifest))

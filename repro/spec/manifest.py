@@ -23,6 +23,11 @@ PAPER_ROWS = ("same", "different_recipe", "none_released")
 BUILDERS = ("timm", "torchvision", "python")
 INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "nearest", "box", "hamming")
 CROP_MODES = ("center", "squash", "border")
+CLASSIFICATION, DETECTION, SEGMENTATION = "classification", "detection", "segmentation"
+HEADS = {DETECTION: "mask_rcnn", SEGMENTATION: "semantic_fpn"}
+# The test pipelines of repro.models.dense.images, by task.
+PIPELINES = {DETECTION: ("coco",), SEGMENTATION: ("ade20k", "ade20k_padded", "ade20k_aligned")}
+FIGURES = {CLASSIFICATION: ("top1",), DETECTION: ("ap_box", "ap_mask"), SEGMENTATION: ("miou",)}
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _HASH = re.compile(r"[0-9a-f]{8,64}")
 _SIZE = re.compile(r"([1-9][0-9]{0,4})(?:x([1-9][0-9]{0,4}))?")
@@ -80,13 +85,24 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """An accuracy that somebody else published, as printed, and where. Shown, never compared."""
+    """An accuracy that somebody else published, as printed, and where. Shown, never compared.
+
+    ``top1`` is empty for a detector, which has ``ap_box`` and ``ap_mask``, and for a segmenter, which has ``miou``.
+    """
 
     source: str
     top1: str
     where: str
+    ap_box: str | None = None
+    ap_mask: str | None = None
+    miou: str | None = None
     top5: str | None = None
     protocol: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The figure as a list shows it: top-1, box and mask AP, or mIoU."""
+        return self.top1 or self.miou or f"{self.ap_box} / {self.ap_mask}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +119,10 @@ class Checkpoint:
     licence: str | None = None
     recipe: Recipe = field(default_factory=Recipe)
     preprocessing: Preprocess | None = None
+    task: str = CLASSIFICATION
+    head: str | None = None  # of a detector or segmenter
+    schedule: str | None = None  # how long it was trained on the task's own data
+    pipeline: str | None = None  # how a detector or segmenter wants its images
     protocol_note: str | None = None
     official: Figure | None = None
     others: tuple[Figure, ...] = ()  # third parties' figures for this very file
@@ -141,10 +161,18 @@ class Manifest:
 
     @cached_property
     def by_variant(self) -> dict[str, tuple[Checkpoint, ...]]:
-        """The checkpoints of each variant, the paper's own first."""
+        """The classifiers of each variant, the paper's own first."""
+        return self._by_variant(CLASSIFICATION)
+
+    def dense(self, variant: str, task: str) -> tuple[Checkpoint, ...]:
+        """The detectors or segmenters of a variant, the paper's own first."""
+        return self._by_variant(task).get(variant, ())
+
+    def _by_variant(self, task: str) -> dict[str, tuple[Checkpoint, ...]]:
         found: dict[str, list[Checkpoint]] = {}
         for checkpoint in self.checkpoints:
-            found.setdefault(checkpoint.variant, []).append(checkpoint)
+            if checkpoint.task == task:
+                found.setdefault(checkpoint.variant, []).append(checkpoint)
         order = PAPER_ROWS.index
         return {name: tuple(sorted(items, key=lambda item: order(item.paper_row))) for name, items in found.items()}
 
@@ -245,7 +273,7 @@ def _checkpoint(node: Node, path: Path) -> Checkpoint | None:
     entries = node.keys(
         ("id", "variant", "paper_row"),
         ("builder", "model", "arguments", "source", "wrapper", "sha256", "size", "licence", "recipe", "preprocessing",
-         "protocol_note", "official", "others", "reason", "looked"),
+         "protocol_note", "official", "others", "reason", "looked", "task", "head", "schedule", "pipeline"),
     )  # fmt: skip
     if not {"id", "variant", "paper_row"} <= set(entries):
         return None
@@ -253,15 +281,18 @@ def _checkpoint(node: Node, path: Path) -> Checkpoint | None:
     if not _ID.fullmatch(name):
         entries["id"].problem(f"must be letters, digits, '.', '_', '+' and '-', not {name!r}")
     paper_row = entries["paper_row"].choice(PAPER_ROWS)
+    task = entries["task"].choice((CLASSIFICATION, *HEADS)) if "task" in entries else CLASSIFICATION
+    task = task if task in FIGURES else CLASSIFICATION
+    dense = _dense_keys(node, entries, task, paper_row)
     if paper_row == "none_released":
-        for key in ("source", "sha256", "size", "wrapper", "preprocessing"):
+        for key in ("source", "sha256", "size", "wrapper", "preprocessing", "pipeline"):
             if key in entries:
                 entries[key].problem("must not be given where paper_row is none_released")
         for key in ("reason", "looked"):
             if key not in entries:
                 node.problem(f"missing key {key!r}: say what was looked for, and where")
     else:
-        for key in ("source", "preprocessing"):
+        for key in ("source", "preprocessing" if task == CLASSIFICATION else "pipeline"):
             if key not in entries:
                 node.problem(f"missing key {key!r}{', or paper_row: none_released' if key == 'source' else ''}")
         if paper_row == "different_recipe" and "reason" not in entries:
@@ -290,14 +321,37 @@ def _checkpoint(node: Node, path: Path) -> Checkpoint | None:
         recipe=_read(entries, "recipe", _recipe, Recipe()),
         preprocessing=_read(entries, "preprocessing", _preprocessing, None),
         protocol_note=_text(entries, "protocol_note"),
-        official=_read(entries, "official", lambda item: _figure(item, "official"), None),
-        others=tuple(_figure(each, None) for each in entries["others"].items()) if "others" in entries else (),
+        official=_read(entries, "official", lambda item: _figure(item, "official", task), None),
+        others=tuple(_figure(each, None, task) for each in entries["others"].items()) if "others" in entries else (),
         paper_row=paper_row,
+        task=task,
+        head=dense.get("head"),
+        schedule=dense.get("schedule"),
+        pipeline=dense.get("pipeline"),
         reason=_text(entries, "reason"),
         looked=_texts(entries["looked"]) if "looked" in entries else (),
         file=str(path),
         line=node.line,
     )
+
+
+def _dense_keys(node: Node, entries: Mapping[str, Node], task: str, paper_row: str) -> dict[str, str | None]:
+    """What only a detector or segmenter has."""
+    if task == CLASSIFICATION:
+        for key in ("head", "schedule", "pipeline"):
+            if key in entries:
+                entries[key].problem("needs a task beside it: detection or segmentation")
+        return {}
+    for key in ("builder", "arguments", "preprocessing"):
+        if key in entries:
+            entries[key].problem(f"must not be given for {task}; model names the backbone, pipeline the images")
+    if paper_row != "none_released" and "schedule" not in entries:
+        node.problem("missing key 'schedule': say how long it was trained")
+    return {
+        "head": entries["head"].choice((HEADS[task],)) if "head" in entries else HEADS[task],
+        "schedule": _text(entries, "schedule"),
+        "pipeline": entries["pipeline"].choice(PIPELINES[task]) if "pipeline" in entries else None,
+    }
 
 
 def _read(entries: Mapping[str, Node], key: str, read: Callable[[Node], T], default: T) -> T:
@@ -388,12 +442,15 @@ def _three(node: Node) -> tuple[float, ...]:
     return values
 
 
-def _figure(node: Node, source: str | None) -> Figure:
-    required = ("top1", "where") if source else ("source", "top1", "where")
-    entries = node.keys(required, ("top5", "protocol"))
+def _figure(node: Node, source: str | None, task: str) -> Figure:
+    required = (*FIGURES[task], "where") if source else ("source", *FIGURES[task], "where")
+    entries = node.keys(required, ("top5", "protocol") if task == CLASSIFICATION else ("protocol",))
     return Figure(
         source=source or _text(entries, "source") or "?",
-        top1=_read(entries, "top1", Node.number, "0"),
+        top1=_read(entries, "top1", Node.number, "0" if task == CLASSIFICATION else ""),
+        ap_box=_read(entries, "ap_box", Node.number, None),
+        ap_mask=_read(entries, "ap_mask", Node.number, None),
+        miou=_read(entries, "miou", Node.number, None),
         where=_text(entries, "where") or "?",
         top5=_read(entries, "top5", Node.number, None),
         protocol=_text(entries, "protocol"),

@@ -14,7 +14,6 @@ import timm
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-import repro.models  # registers the ported families with timm
 from repro.errors import ModelError
 from repro.models.dense import layouts
 from repro.models.dense.efficientformer import efficientformer_body, efficientformerv2_body
@@ -93,6 +92,7 @@ class Backbone(nn.Module):
 def _create(name: str, **kwargs: Any) -> Any:
     """timm's model without its head, nor the norm in front of that."""
     body: Any = timm.create_model(name, num_classes=0, **kwargs)
+    owner: Any
     for owner in (body, getattr(body, "head", None)):
         if isinstance(getattr(owner, "norm", None), nn.Module):
             owner.norm = nn.Identity()

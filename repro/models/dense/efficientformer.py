@@ -51,7 +51,8 @@ class Biases(nn.Module):
 
     def forward(self, queries: int, keys: int) -> Tensor:
         """Biases (1, heads, queries, keys)."""
-        table = self.attention_biases_seg[:, self.attention_bias_idxs_seg]
+        index: Any = self.attention_bias_idxs_seg
+        table = self.attention_biases_seg[:, index]
         return F.interpolate(table[None], size=(queries, keys), mode="bicubic")
 
 

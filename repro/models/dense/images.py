@@ -18,7 +18,17 @@ from torch import Tensor
 
 from repro.errors import ModelError, UsageError
 
-__all__ = ["ADE20K", "ADE20K_ALIGNED", "ADE20K_PADDED", "COCO", "ImageInput", "Pipeline", "read_image", "rescaled_size"]
+__all__ = [
+    "ADE20K",
+    "ADE20K_ALIGNED",
+    "ADE20K_PADDED",
+    "COCO",
+    "PIPELINES",
+    "ImageInput",
+    "Pipeline",
+    "read_image",
+    "rescaled_size",
+]
 
 MEAN = (123.675, 116.28, 103.53)  # of red, green and blue, in units of a byte
 STD = (58.395, 57.12, 57.375)
@@ -116,6 +126,14 @@ COCO = Pipeline(name="mmdet 1333x800, pad to 32", long=1333, short=800, divisor=
 ADE20K = Pipeline(name="mmseg 2048x512", long=2048, short=512)
 ADE20K_PADDED = Pipeline(name="mmseg 2048x512, pad to 32", long=2048, short=512, divisor=32)
 ADE20K_ALIGNED = Pipeline(name="mmseg 2048x512, stretch to 32", long=2048, short=512, divisor=32, align="resize")
+
+# By the names that manifests use.
+PIPELINES = {
+    "coco": COCO,
+    "ade20k": ADE20K,
+    "ade20k_padded": ADE20K_PADDED,
+    "ade20k_aligned": ADE20K_ALIGNED,
+}
 
 
 def rescaled_size(height: int, width: int, long: int, short: int) -> tuple[int, int]:

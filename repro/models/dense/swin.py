@@ -34,7 +34,7 @@ class Block(nn.Module):
 
     def windows(self, x: Tensor) -> Tensor:
         """Pad, roll, attend, and undo both."""
-        B, H, W, C = x.shape
+        _, H, W, C = x.shape
         x = F.pad(x, (0, 0, 0, -W % self.window[1], 0, -H % self.window[0]))
         x = torch.roll(x, (-self.shift[0], -self.shift[1]), dims=(1, 2))
         padded = x.shape
