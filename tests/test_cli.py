@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -339,12 +338,20 @@ def test_workers_end_with_a_killed_parent(bad_paper, tmp_path):
 def test_ctrl_c_keeps_what_was_measured(bad_paper, own_store, tmp_path):
     command = [sys.executable, "-m", "repro", "table", "1", "--project", str(bad_paper), "--jobs", "1"]
     command += ["--only", "before", "--only", "hangs"]
-    running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    running = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        # a shell that starts the tests in the background makes them, and their children, ignore the signal
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert running.stderr is not None
     assert "before" in running.stderr.readline()
-    os.kill(running.pid, signal.SIGINT)
-    rest = running.stderr.read()
-    assert running.wait(timeout=60) == 130
+    running.send_signal(signal.SIGINT)
+    _, rest = running.communicate(timeout=120)
+    assert running.returncode == 130
     assert "interrupted" in rest
     assert "Traceback" not in rest
     assert len(list(own_store.rglob("params-*.json"))) == 1

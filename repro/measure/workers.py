@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeVar
 GIB = 2**30
 _OUT_OF_MEMORY = 86  # exit status of a worker whose guard saw too much memory in use
 _ORPHANED = 87
+_END_SECONDS = 15.0  # what the pool's processes get to end by themselves
 #: What counts a variant: the task of every measurement that is a table's.
 COUNTING = "repro.measure.tasks:measure"
 
@@ -140,6 +141,23 @@ def _outcome(future: Future[dict[str, Any]], limits: Limits) -> dict[str, Any]:
     return outcome
 
 
+def _end(pool: Any) -> None:
+    """Wait for the pool's processes to end, for a while.
+
+    Every outcome is known or given up by now. The pool's own ``join`` waits without a limit for a thread that reads
+    from the workers' pipe; a worker that died in the middle of a message leaves that read waiting for the rest of it.
+    The pool's threads are daemons and die with this process; its workers are killed here.
+    """
+    import multiprocessing
+
+    joining = threading.Thread(target=pool.join, daemon=True)
+    joining.start()
+    joining.join(_END_SECONDS)
+    if joining.is_alive():
+        for process in multiprocessing.active_children():
+            process.kill()
+
+
 def run(
     jobs: Sequence[J],
     *,
@@ -198,4 +216,4 @@ def run(
         pool.stop()
         raise
     finally:
-        pool.join()
+        _end(pool)

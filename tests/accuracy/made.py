@@ -97,15 +97,18 @@ def seeded(name: str, seed: int, *, classes: int, size: int, **arguments: object
     textures = np.stack([texture(rng, size, size) for _ in range(8)])
     images = (torch.from_numpy(textures).permute(0, 3, 1, 2).float() - 124) / 58
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.momentum = None  # statistics of this one batch
-    model.train()
     with torch.no_grad():
-        model(images)
-        model.eval()
+        # before the statistics are taken: with statistics of other weights each block would multiply what the last
+        # one gave, until rounding alone decides which way a squeeze-excitation's gate falls
         for norm in norms:
+            norm.momentum = None  # statistics of this one batch
             norm.weight.copy_(torch.rand(norm.weight.shape, generator=generator) + 0.5)
             norm.bias.copy_(torch.randn(norm.bias.shape, generator=generator) * 0.2)
+        model.train()
+        model(images)
+        model.eval()
+        for norm in norms:  # a channel almost constant on these pictures must not blow up the first that is another
+            norm.running_var.clamp_min_(0.25 * norm.running_var.mean())
         heads = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == classes]
         spread = model(images).std(dim=0).mean().clamp_min(1e-6)
         for head in heads:
