@@ -157,7 +157,7 @@ class _Line:
         value = (
             None if failed or self._text("value") == UNKNOWN else self._number_of("value", self._line["value"], factor)
         )
-        if value is None and not failed and samples is None:
+        if value is None and not failed and self._text("samples") == UNKNOWN and self._text("value") == UNKNOWN:
             self._say("value", "neither value nor samples are known")
         counts = {name: self._count(name) for name in ("warmup", "rounds", "iterations")}
         if len(self._problems) > self._before:
