@@ -6,6 +6,7 @@ a broken download, is in :class:`_Resuming`. Files of the hub are fetched by the
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -209,10 +210,19 @@ class Folder:
                 endpoint=os.environ.get("HF_ENDPOINT"),
             )
         except Exception as error:  # the client's own errors, its transport's, and the disk's
+            if not list(incoming.rglob("*.incomplete")):  # which the client goes on with
+                self._discard(incoming)
             raise DownloadError(f"{checkpoint.id}: {source.place}: {_one_line(error)}") from error
-        place = self._let_in(checkpoint, Path(found))
+        try:
+            return self._let_in(checkpoint, Path(found))
+        finally:
+            self._discard(incoming)
+
+    @staticmethod
+    def _discard(incoming: Path) -> None:
         shutil.rmtree(incoming, ignore_errors=True)
-        return place
+        with contextlib.suppress(OSError):  # another download's may be there
+            incoming.parent.rmdir()
 
     def _addresses(self, checkpoint: Checkpoint, options: Options, tell: Tell) -> Path:
         source = checkpoint.source

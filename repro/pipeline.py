@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from repro.compare.cells import Records, TableResult, compare, needs, printed_cell
 from repro.compare.tolerance import Tolerance
@@ -14,7 +15,7 @@ from repro.errors import UsageError
 from repro.exclusive import beside_others
 from repro.measure.needs import Need
 from repro.measure.plan import Job, missing, records_of
-from repro.measure.workers import Limits, run
+from repro.measure.workers import COUNTING, J, Limits, run
 from repro.progress import progress
 from repro.results.provenance import provenance
 from repro.results.sources import version
@@ -31,6 +32,7 @@ class Settings:
     refresh: bool = False
     jobs: int = 0  # workers; 0: one for each processor this process may use
     limits: Limits = field(default_factory=Limits)
+    executor: str = "local"  # or ray: the machines of a cluster
 
     @property
     def workers(self) -> int:
@@ -38,6 +40,23 @@ class Settings:
         return self.jobs or len(
             os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
         )
+
+    def run(
+        self,
+        jobs: Sequence[J],
+        *,
+        done: Callable[[J, dict[str, Any]], None],
+        started: Callable[[J], None],
+        paths: Sequence[str],
+        task: str = COUNTING,
+    ) -> None:
+        """Run jobs where these settings say, and hand each outcome to ``done``."""
+        if self.executor == "ray":
+            from repro.measure.cluster import run_on_ray
+
+            run_on_ray(jobs, limits=self.limits, done=done, started=started, paths=paths, task=task)
+        else:
+            run(jobs, workers=self.workers, limits=self.limits, done=done, started=started, paths=paths, task=task)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,20 +107,14 @@ class Run:
         paths = [str(self.project.root)] if self.project.root is not None else []
         with beside_others(default_folder()), progress(len(jobs)) as report:
 
-            def done(job: Job, outcome: dict[str, object]) -> None:
-                for record in records_of(job, outcome, provenance_now(made)):
+            def done(job: Job, outcome: dict[str, Any]) -> None:
+                where = outcome.pop("provenance", None)  # of another machine
+                for record in records_of(job, outcome, where if isinstance(where, dict) else provenance_now(made)):
                     self.store.put(record)
                 error = outcome.get("error")
                 report.done(job.name, f"{error['reason']}: {error['message']}" if isinstance(error, dict) else None)
 
-            run(
-                jobs,
-                workers=settings.workers,
-                limits=settings.limits,
-                done=done,
-                started=lambda job: report.started(job.name),
-                paths=paths,
-            )
+            settings.run(jobs, done=done, started=lambda job: report.started(job.name), paths=paths)
         return len(jobs)
 
     def compare(

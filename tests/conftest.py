@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -97,6 +98,20 @@ def second_paper(tmp_path: Path) -> Path:
     (project / "tables" / "table_01.yaml").write_text(TABLE)
     (project / "second_models.py").write_text(textwrap.dedent(MODELS))
     return project
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A Ray cluster of two nodes on this machine, which this process has joined."""
+    ray = pytest.importorskip("ray", reason="the Ray executor is an optional extra")
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    made.add_node(num_cpus=2)
+    ray.init(address=made.address, log_to_driver=False, configure_logging=False)
+    yield made
+    ray.shutdown()
+    made.shutdown()
 
 
 @pytest.fixture

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socketserver
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler
@@ -193,3 +196,68 @@ def test_list_tells_what_is_here(fetch, repro):
     result = repro("checkpoints", "list", "--project", fetch.project, "--checkpoints", fetch.folder)
     assert "2 checkpoints: 1 same, 1 different recipe, 0 none released" in result.stdout
     assert "(by hand)" in result.stdout
+
+
+class Hub(BaseHTTPRequestHandler):
+    """What the hub answers about one file: its commit, its hash as an entity tag, its bytes."""
+
+    def do_HEAD(self):
+        self.answer(body=False)
+
+    def do_GET(self):
+        self.answer(body=True)
+
+    def answer(self, body):
+        data = self.server.data
+        if self.path != "/timm/line_8/resolve/main/model.safetensors":
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", "0123456789abcdef0123456789abcdef01234567")
+        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if body:
+            self.server.requests.append(self.path)
+            self.wfile.write(data)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("file", "right", "message"),
+    [
+        ("model.safetensors", True, None),
+        ("model.safetensors", False, "SHA-256"),
+        ("other.safetensors", True, "other.safetensors"),
+    ],
+)
+def test_a_file_of_the_hub_comes_through_its_own_client(second_paper, server, tmp_path, file, right, message):
+    server.RequestHandlerClass = Hub
+    sha256 = hashlib.sha256(server.data).hexdigest() if right else "0" * 64
+    manifests = second_paper / "checkpoints_manifest"
+    manifests.mkdir()
+    text = ENTRY.format(url="http://127.0.0.1:1/x.pth", hash=f'sha256: "{sha256}"\n  ')
+    text = text.replace('{url: "http://127.0.0.1:1/x.pth"}', f"{{hub: timm/line_8, file: {file}}}")
+    (manifests / "line.yaml").write_text(text)
+    folder = tmp_path / "checkpoints"
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    environment |= {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
+    environment |= {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}"}
+    command = [sys.executable, "-m", "repro", "checkpoints", "fetch", "line_8.ours"]
+    command += ["--project", str(second_paper), "--checkpoints", str(folder)]
+    # a process of its own: the client reads its settings when it is imported
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    if message is None:
+        assert done.returncode == 0, done.stderr
+        assert [path.read_bytes() for path in folder.rglob("*.safetensors")] == [server.data]
+        assert len(server.requests) == 1
+    else:
+        assert done.returncode == 2, done.stderr
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+        assert left(folder) == []

@@ -37,6 +37,7 @@ def claims(
     jobs: int | None,
     timeout: float,
     memory: float,
+    executor: str,
     project: Path | None,
     store: Path | None,
 ) -> int:
@@ -56,7 +57,7 @@ def claims(
     from repro.spec.reader import suggestion
 
     chosen_formats = formats_of(formats, list(FORMATS))
-    settings = settings_of(no_measure, refresh, jobs, timeout, memory)
+    settings = settings_of(no_measure, refresh, jobs, timeout, memory, executor)
     run = open_run(project, store)
     tables = {spec.number: spec for spec in run.project.tables()}
     spec = claims_of(run.project.folder("tables"), tables)

@@ -35,6 +35,7 @@ def explain(
     jobs: int | None,
     timeout: float,
     memory: float,
+    executor: str,
     tolerance: str,
     project: Path | None,
     store: Path | None,
@@ -46,7 +47,7 @@ def explain(
     from repro.spec.reader import suggestion
 
     bound = parse_tolerance(tolerance)
-    settings = settings_of(no_measure, refresh, jobs, timeout, memory)
+    settings = settings_of(no_measure, refresh, jobs, timeout, memory, executor)
     run = open_run(project, store)
     spec = run.project.table(number)
     models = {item.model: item for item in spec.rows}

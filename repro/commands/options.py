@@ -47,6 +47,8 @@ measuring_options = options(
                  help="Seconds that one model may take."),
     click.option("--memory", type=click.FloatRange(min=0.5), default=6.0, show_default=True,
                  help="GiB of memory that one model may take."),
+    click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+                 help="Where models are built: here, or on a Ray cluster (RAY_ADDRESS; else one on this machine)."),
 )  # fmt: skip
 tolerance_option = click.option(
     "--tolerance", default="0", show_default=True, metavar="T",
@@ -66,7 +68,9 @@ def open_run(project: Path | None, store: Path | None) -> Any:
     return Run.open(Project.find(project), store if store is not None else default_folder())
 
 
-def settings_of(no_measure: bool, refresh: bool, jobs: int | None, timeout: float, memory: float) -> Any:
+def settings_of(
+    no_measure: bool, refresh: bool, jobs: int | None, timeout: float, memory: float, executor: str = "local"
+) -> Any:
     """How to measure, from the measuring options."""
     from repro.measure.workers import GIB, Limits
     from repro.pipeline import Settings
@@ -74,7 +78,7 @@ def settings_of(no_measure: bool, refresh: bool, jobs: int | None, timeout: floa
     if no_measure and refresh:
         raise UsageError("--no-measure and --refresh exclude each other")
     limits = Limits(seconds=timeout, memory=int(memory * GIB))
-    return Settings(measure=not no_measure, refresh=refresh, jobs=jobs or 0, limits=limits)
+    return Settings(measure=not no_measure, refresh=refresh, jobs=jobs or 0, limits=limits, executor=executor)
 
 
 def metrics_of(text: str | None) -> list[str]:

@@ -46,6 +46,7 @@ def table(
     jobs: int | None,
     timeout: float,
     memory: float,
+    executor: str,
     tolerance: str,
     project: Path | None,
     store: Path | None,
@@ -64,7 +65,7 @@ def table(
     chosen = formats_of(formats, list(FORMATS)) if formats is not None else ["terminal", "latex", "markdown"]
     bound = parse_tolerance(tolerance)
     wanted = metrics_of(metrics)
-    settings = settings_of(no_measure, refresh, jobs, timeout, memory)
+    settings = settings_of(no_measure, refresh, jobs, timeout, memory, executor)
     run = open_run(project, store)
     spec = run.project.table(number)
     rows = select_rows([spec], only)

@@ -46,6 +46,7 @@ def verify(
     jobs: int | None,
     timeout: float,
     memory: float,
+    executor: str,
     project: Path | None,
     store: Path | None,
 ) -> int:
@@ -62,7 +63,7 @@ def verify(
     chosen = formats_of(formats, list(FORMATS))
     bound = parse_tolerance(tolerance)
     wanted = metrics_of(metrics)
-    settings = settings_of(no_measure, refresh, jobs, timeout, memory)
+    settings = settings_of(no_measure, refresh, jobs, timeout, memory, executor)
     run = open_run(project, store)
     specs = run.project.tables(tuple(dict.fromkeys(numbers)))
     rows = select_rows(specs, only)

@@ -15,7 +15,7 @@ from repro.accuracy.ray_executor import RayExecutor
 from tests.accuracy import made
 from tests.accuracy.test_engine import SMALL, equal
 
-ray = pytest.importorskip("ray", reason="the Ray executor is an optional extra")
+pytestmark = pytest.mark.slow
 CLASSES = 12
 
 
@@ -23,18 +23,6 @@ CLASSES = 12
 def dataset(tmp_path_factory):
     root = made.image_folder(tmp_path_factory.mktemp("images") / "val", classes=CLASSES, per_class=5)
     return open_dataset(root, classes=CLASSES)
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    from ray.cluster_utils import Cluster
-
-    made_cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    made_cluster.add_node(num_cpus=2)
-    ray.init(address=made_cluster.address, log_to_driver=False, configure_logging=False)
-    yield made_cluster
-    ray.shutdown()
-    made_cluster.shutdown()
 
 
 def expected(dataset, entries):
