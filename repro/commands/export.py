@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from repro.commands.options import OFF, OK, check_writable, formats_of, project_option
+from repro.commands.options import OFF, OK, check_writable, executor_option, formats_of, project_option
 from repro.commands.packages import Wanted, make, package_options, weights_of
 from repro.errors import UsageError
 
@@ -23,6 +23,7 @@ from repro.errors import UsageError
               help="terminal, markdown or json.")  # fmt: skip
 @click.option("--refresh", is_flag=True, help="Convert again what is there.")
 @package_options
+@executor_option
 @project_option
 def export(
     names: tuple[str, ...],
@@ -40,6 +41,7 @@ def export(
     jobs: int | None,
     timeout: float,
     memory: float,
+    executor: str,
     project: Path | None,
 ) -> int:
     """Convert variants to Core ML packages: of tables' numbers, of variants, or of every table with latencies.
@@ -70,7 +72,9 @@ def export(
     requests = wanted.requests(found, names)
     folder = output or default_folder()
     check_writable(folder, True)
-    made = make(requests, folder, check=check, refresh=refresh, jobs=jobs, limits=limits, project=found)
+    made = make(
+        requests, folder, check=check, refresh=refresh, jobs=jobs, limits=limits, project=found, executor=executor
+    )
     items = [made.exported[request.name] for request in requests if request.name in made.exported]
     failures = {request.name: made.failures[request.name] for request in requests if request.name in made.failures}
     click.echo(FORMATS[chosen[0]](items, failures, check), nl=False)

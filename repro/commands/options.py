@@ -39,6 +39,10 @@ selection_options = options(
     click.option("--only", multiple=True, metavar="GLOB", help="Only rows whose model matches; may be repeated."),
     click.option("--metrics", metavar="LIST", help="Only these metrics, separated by commas."),
 )
+executor_option = click.option(
+    "--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+    help="Where models are built: here, or on a Ray cluster (RAY_ADDRESS; else one on this machine).",
+)  # fmt: skip
 measuring_options = options(
     click.option("--no-measure", is_flag=True, help="Measure nothing; show what the records have."),
     click.option("--refresh", is_flag=True, help="Measure again what the records already have."),
@@ -47,8 +51,7 @@ measuring_options = options(
                  help="Seconds that one model may take."),
     click.option("--memory", type=click.FloatRange(min=0.5), default=6.0, show_default=True,
                  help="GiB of memory that one model may take."),
-    click.option("--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True,
-                 help="Where models are built: here, or on a Ray cluster (RAY_ADDRESS; else one on this machine)."),
+    executor_option,
 )  # fmt: skip
 tolerance_option = click.option(
     "--tolerance", default="0", show_default=True, metavar="T",

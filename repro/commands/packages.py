@@ -14,7 +14,7 @@ from repro.coreml.export import TASK, Exported, ExportJob, Request, WeightSource
 from repro.errors import UsageError
 from repro.exclusive import beside_others
 from repro.measure.needs import input_size_of
-from repro.measure.workers import GIB, Limits, run
+from repro.measure.workers import GIB, Limits
 from repro.progress import progress
 from repro.spec.manifest import Checkpoint
 from repro.spec.project import Project
@@ -161,6 +161,7 @@ def make(
     jobs: int | None = None,
     limits: Limits | None = None,
     project: Project | None = None,
+    executor: str = "local",
 ) -> Made:
     """Convert what is not there yet, in worker processes; a failure is its own request's alone."""
     made = Made()
@@ -182,6 +183,7 @@ def make(
     with beside_others(store_folder()), progress(len(wanted), verb="checked" if check else "converted") as report:
 
         def done(job: ExportJob, outcome: dict[str, Any]) -> None:
+            outcome.pop("provenance", None)  # of another machine: a package is the same from any
             error = outcome.get("error")
             if error is not None:
                 made.failures[job.request.name] = error
@@ -189,10 +191,9 @@ def make(
                 made.exported[job.request.name] = keep(job, outcome, known[job.request.name])
             report.done(job.name, f"{error['reason']}: {error['message']}" if error is not None else None)
 
-        run(
+        limits = limits or Limits(seconds=900.0, memory=8 * GIB)
+        Settings(jobs=jobs or 0, limits=limits, executor=executor).run(
             wanted,
-            workers=Settings(jobs=jobs or 0).workers,
-            limits=limits or Limits(seconds=900.0, memory=8 * GIB),
             done=done,
             started=lambda job: report.started(job.name),
             paths=[str(project.root)] if project is not None and project.root is not None else [],

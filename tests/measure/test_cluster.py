@@ -66,3 +66,13 @@ def test_the_table_is_measured_on_the_cluster(cluster, second_paper, repro, own_
     done = repro("table", "1", "--project", second_paper, "--executor", "ray", "--metrics", "params")
     assert done.exit_code in (0, 1), done.output
     assert len(list(own_store.rglob("params-*.json"))) == 2
+
+
+def test_packages_are_made_on_the_cluster_and_kept_as_here(cluster, second_paper, repro, tmp_path):
+    options = ("line_8", "--project", second_paper, "--output", tmp_path / "packages")
+    first = repro("export", *options, "--executor", "ray")
+    assert first.exit_code == 0, first.output
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "packages").rglob("model.mlmodel")}
+    assert len(made) == 1
+    assert repro("export", *options).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "packages").rglob("model.mlmodel")} == made
