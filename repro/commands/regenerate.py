@@ -40,6 +40,9 @@ _limits = options(
               help="Folder for tables, report and drift report; an older one of repro's is replaced.")  # fmt: skip
 @click.option("--ledger", type=click.Path(path_type=Path, file_okay=False),
               help="Folder of the published records. Default: results/ of the project.")  # fmt: skip
+@click.option("--take", multiple=True, type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR",
+              help="Records that another machine measured tonight; may be repeated.")  # fmt: skip
+@click.option("--no-measure", is_flag=True, help="Measure nothing here: only what --take brings is new.")
 @_limits
 @tolerance_option
 @project_option
@@ -48,6 +51,8 @@ def regenerate(
     formats: str,
     output: Path,
     ledger: Path | None,
+    take: tuple[Path, ...],
+    no_measure: bool,
     jobs: int | None,
     timeout: float,
     memory: float,
@@ -87,8 +92,11 @@ def regenerate(
         run = Run.open(found, measured)
         # Nothing that was measured before may stand in for a measurement of tonight.
         run = Run(project=run.project, store=run.store, ledger=Store(place / "nothing"))
-        wanted = _needs(run)
+        wanted = [] if no_measure else _needs(run)
         run.measure_needs(wanted, settings)
+        for taken in take:
+            for record in Store(taken).all():
+                run.store.put(record)
         old = Store(folder)
         result = _renew(old, run.store, new_ledger, wanted, run)
         click.echo(FORMATS[chosen[0]][1](result), nl=False)
@@ -146,11 +154,11 @@ def _renew(old: Any, measured: Any, folder: Path, wanted: Sequence[Any], run: An
     from repro.results.record import canonical
     from repro.results.store import Store
 
-    asked = {place_of_need(need) for need in wanted}
+    now: Mapping[str, Any] = newest(measured.all())
+    asked = {place_of_need(need) for need in wanted} | set(now)
     built = {canonical(need.subject.identity()) for need in wanted}
     published = list(old.all())
     before = newest(record for record in published if place_of(record) in asked)
-    now: Mapping[str, Any] = newest(measured.all())
     if old.folder.is_dir():
         shutil.copytree(old.folder, folder, dirs_exist_ok=True)  # other records, and whatever else lies there
     new = Store(folder)
@@ -172,10 +180,14 @@ def _renew(old: Any, measured: Any, folder: Path, wanted: Sequence[Any], run: An
 
 
 def _stays(last: Any, record: Any) -> bool:
-    """Whether the published record stays: nothing but the time is new, or tonight's measurement failed."""
-    if last is None:
-        return False
-    return _says_the_same(last, record) or (record.error is not None and last.error is None)
+    """Whether the published record stays: tonight's says the same, moved within noise, or failed."""
+    from repro.compare.drift import within_noise
+
+    if last is None or last.error is not None:
+        return last is not None and record.error is not None
+    if record.error is not None or _says_the_same(last, record):
+        return True
+    return bool(last.key() == record.key() and within_noise(last, record))
 
 
 def _says_the_same(last: Any, record: Any) -> bool:

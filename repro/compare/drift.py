@@ -134,7 +134,7 @@ def numbers(record: Record | None) -> dict[str, Decimal]:
     return {name: Decimal(count).scaleb(exponent) for name, count in counts.items()}
 
 
-def _scatters_as_much(before: Record, now: Record) -> bool:
+def within_noise(before: Record, now: Record) -> bool:
     """Whether two medians differ by no more than the samples' own scatter; one number alone has none."""
     if len(before.samples) < _ENOUGH or len(now.samples) < _ENOUGH:
         return False
@@ -290,6 +290,6 @@ def _change(old: Record | None, now: Record, uses: tuple[Use, ...]) -> Change | 
         amounts=amounts,
         uses=uses,
         causes=() if old is None else causes(old, now),
-        beyond_noise=old is None or now.error is not None or not _scatters_as_much(old, now),
+        beyond_noise=old is None or now.error is not None or not within_noise(old, now),
         message=message,
     )

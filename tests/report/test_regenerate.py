@@ -42,7 +42,7 @@ def test_a_night_then_a_quiet_night_then_a_changed_width(repro, second_paper):
     (second_paper / "results").mkdir()
     (second_paper / "results" / "README.md").write_text("about this ledger")
     variant = Project(root=second_paper).table(1).rows[0].variant
-    phone = replace(counted(variant, "params", 1, (16, 16)), metric="latency", protocol={"device": "iPhone 13"})
+    phone = replace(counted(variant, "params", 1, (16, 16)), metric="top1", protocol={"dataset": "ImageNet-1k"})
     Store(second_paper / "results").put(phone)
     done, first = regenerated(repro, second_paper)
     assert done.exit_code == 0
@@ -130,7 +130,7 @@ def test_a_changed_argument_of_the_spec_is_a_cause(second_paper):
 def test_noise_of_a_rerun_names_nothing(second_paper, shift, drifts):
     variant = Project(root=second_paper).table(1).rows[0].variant
     noise = random.Random(0)
-    base = replace(counted(variant, "params", 1, (16, 16)), metric="latency", unit="ms", details={})
+    base = replace(counted(variant, "params", 1, (16, 16)), unit="ms", details={})
 
     def timed(centre):
         samples = tuple(centre + noise.gauss(0, 0.01) for _ in range(30))
@@ -156,6 +156,26 @@ def test_a_failure_where_there_was_a_value_is_drift_and_takes_nothing_away(repro
     assert sorted(path.name for path in Path.cwd().iterdir()) == []
     failed = [change for change in json.loads(done.stdout)["changes"] if change["kind"] == "failed"]
     assert any("this variant is broken" in change["message"] for change in failed)
+
+
+@pytest.mark.parametrize(("shift", "kept"), [(0.004, True), (0.2, False)])
+def test_what_another_machine_timed_is_published_when_it_moved(repro, second_paper, shift, kept):
+    variant = Project(root=second_paper).table(1).rows[0].variant
+    noise = random.Random(0)
+
+    def timed(centre):
+        samples = tuple(centre + noise.gauss(0, 0.01) for _ in range(30))
+        base = counted(variant, "params", 1, (16, 16))
+        return replace(base, details={}, unit="ms", samples=samples, value=sorted(samples)[15])
+
+    published, tonight = old_record(timed(1.0)), timed(1.0 + shift)
+    Store(second_paper / "results").put(published)
+    Store(second_paper / "timed").put(tonight)
+    arguments = ("--project", second_paper, "--no-measure", "--take", second_paper / "timed")
+    assert repro("regenerate", *arguments, "--check").exit_code == int(not kept)
+    assert repro("regenerate", *arguments, "--output", second_paper / "night").exit_code == 0
+    found = [record.id for record in Store(second_paper / "results").all()]
+    assert found == [published.id if kept else tonight.id]
 
 
 def test_an_installed_package_is_not_written_to(repro, monkeypatch, tmp_path):
