@@ -28,13 +28,17 @@ DEVICES = ("cpu", "cuda", "mps")
 PRECISIONS = ("float32", "bfloat16", "amp-bfloat16", "amp-float16")
 
 _dataset_options = options(
-    click.option("--imagenet", type=click.Path(path_type=Path), required=True, metavar="DIR",
+    click.option("--imagenet", type=click.Path(path_type=Path), metavar="DIR",
                  help="The validation images: class folders, the flat ILSVRC folder, tar shards or parquet."),
+    click.option("--coco", type=click.Path(path_type=Path), metavar="DIR",
+                 help="COCO: annotations/instances_val2017.json and val2017/. Evaluates detectors."),
+    click.option("--ade20k", type=click.Path(path_type=Path), metavar="DIR",
+                 help="ADE20K: images/validation and annotations/validation. Evaluates segmenters."),
     click.option("--layout", type=click.Choice(["imagefolder", "flat", "tar", "parquet"]),
                  help="How the images lie there. Default: found out."),
     click.option("--labels", type=click.Path(path_type=Path), help="Labels of flat images, where not beside them."),
     click.option("--dataset", metavar="NAME", help="What the images are. Default: the tables' data set."),
-    click.option("--classes", type=click.IntRange(min=1), default=1000, show_default=True, help="Number of classes."),
+    click.option("--classes", type=click.IntRange(min=1), help="Number of classes. Default: 1000; of ADE20K 150."),
 )  # fmt: skip
 _running_options = options(
     click.option("--precision", type=click.Choice(PRECISIONS), default="float32", show_default=True,
@@ -52,6 +56,10 @@ _running_options = options(
 _weights_options = options(
     click.option("--weights", multiple=True, metavar="VARIANT=FILE",
                  help="Evaluate a local state dict; VARIANT is a table's variant, a checkpoint or a timm model."),
+    click.option("--detector", "detectors", multiple=True, metavar="VARIANT=FILE",
+                 help="Evaluate a local Mask R-CNN; VARIANT is its backbone."),
+    click.option("--segmenter", "segmenters", multiple=True, metavar="VARIANT=FILE",
+                 help="Evaluate a local Semantic FPN; VARIANT is its backbone."),
     click.option("--checkpoints", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
                  help="Folder of downloaded checkpoints. Default: REPRO_CHECKPOINTS, else the platform's cache."),
     click.option("--offline", is_flag=True, help="Download nothing."),
@@ -76,21 +84,28 @@ class _Chosen:
 @click.option("--format", "formats", default="terminal", show_default=True, metavar="F", help="terminal or json.")
 @click.option("--predictions", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.npz",
               help="Write each image's path, target and top5; of several checkpoints as ID/image.")  # fmt: skip
+@click.option("--detections", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="Write each detector's boxes and masks in COCO's result format.")  # fmt: skip
 @_running_options
 @project_option
 @store_option
 def evaluate(
     names: tuple[str, ...],
-    imagenet: Path,
+    imagenet: Path | None,
+    coco: Path | None,
+    ade20k: Path | None,
     layout: str | None,
     labels: Path | None,
     dataset: str | None,
-    classes: int,
+    classes: int | None,
     weights: tuple[str, ...],
+    detectors: tuple[str, ...],
+    segmenters: tuple[str, ...],
     checkpoints: Path | None,
     offline: bool,
     formats: str,
     predictions: Path | None,
+    detections: Path | None,
     precision: str,
     device: str,
     batch_size: int | None,
@@ -102,7 +117,9 @@ def evaluate(
     project: Path | None,
     store: Path | None,
 ) -> int:
-    """Evaluate checkpoints in one pass over the images: tables' numbers, checkpoints, variants or patterns.
+    """Evaluate checkpoints: tables' numbers, checkpoints, variants or patterns.
+
+    With --imagenet classifiers, in one pass over the images; with --coco detectors, with --ade20k segmenters.
 
     Without a name and without --weights, every released checkpoint. What an earlier run with the same images, weights
     and protocol did is not done again, also when that run was killed.
@@ -112,7 +129,20 @@ def evaluate(
     chosen_formats = formats_of(formats, ["terminal", "json"])
     if len(chosen_formats) > 1:
         raise UsageError("--format: one format, terminal or json")
+    if imagenet is None or coco is not None or ade20k is not None:
+        _only_dense(imagenet, coco, ade20k, weights, predictions, precision)
+        from repro.commands.evaluate_dense import DenseRequest, evaluate_dense
+
+        asked = DenseRequest(
+            names=names, coco=coco, ade20k=ade20k, detectors=detectors, segmenters=segmenters, detections=detections,
+            checkpoints=checkpoints, offline=offline, dataset=dataset, classes=classes, device=device, jobs=jobs,
+            executor=executor, format=chosen_formats[0],
+        )  # fmt: skip
+        return evaluate_dense(open_run(project, store), asked)
+    if detectors or segmenters or detections:
+        raise UsageError("--detector and --detections need --coco DIR, --segmenter needs --ade20k DIR")
     check_writable(predictions.parent if predictions else Path(), predictions is not None)
+    classes = classes or 1000
     run = open_run(project, store)
     local = _local_weights(weights)
 
@@ -172,6 +202,26 @@ def evaluate(
 
     click.echo(FORMATS[chosen_formats[0]](report_data), nl=False)
     return OFF if result.failures else OK
+
+
+def _only_dense(
+    imagenet: Path | None,
+    coco: Path | None,
+    ade20k: Path | None,
+    weights: Sequence[str],
+    predictions: Path | None,
+    precision: str,
+) -> None:
+    """Refuse what does not go with detectors and segmenters."""
+    if coco is None and ade20k is None:
+        raise UsageError("Missing option '--imagenet', '--coco' or '--ade20k': where the images are")
+    if imagenet is not None:
+        raise UsageError("--imagenet evaluates classifiers, --coco and --ade20k others: one command each")
+    for option, given in (("--weights", weights), ("--predictions", predictions)):
+        if given:
+            raise UsageError(f"{option} is of classifiers; there are --detector, --segmenter and --detections")
+    if precision != "float32":
+        raise UsageError("--precision: detectors and segmenters are evaluated in float32")
 
 
 def _local_weights(given: Sequence[str]) -> dict[str, Path]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from repro.compare.accuracy import find_accuracy
 from repro.compare.architecture import StructureCell, architecture_needs, compare_architecture
+from repro.compare.dense import find_dense
 from repro.compare.latency import Beside, imported, other_devices
 from repro.compare.tolerance import Tolerance, exact, rounds_to, truncates_to
 from repro.errors import UsageError
@@ -26,6 +27,8 @@ from repro.spec.tables import Column, Deviation, Reported, Row, Table, Variant
 
 STATUSES = ("match", "within", "explained", "outside", "failed", "not_measured", "not_reported")
 COMPARED = ("match", "within", "explained", "outside")
+# What finds the record of a cell whose weights somebody released, by the metric's kind.
+_FINDERS = {"accuracy": find_accuracy, "detection": find_dense, "segmentation": find_dense}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +245,7 @@ def _cell(table: Table, row: Row, column: Column, records: Records, tolerance: T
     reported = row.reported(column.metric)
     if column.descriptive:
         return Cell(column=column, reported=reported)
-    if column.kind.kind == "accuracy":
+    if column.kind.kind in _FINDERS:
         return _accuracy_cell(table, row, column, records, tolerance, printed)
     protocol = table.protocol_of(row, column.metric)
     need = need_of(table, row, column.metric)
@@ -276,7 +279,7 @@ def _accuracy_cell(
 ) -> Cell:
     """Judged where the weights are the paper's own; other weights' accuracy is shown as such."""
     base = Cell(column=column, reported=row.reported(column.metric), protocol=table.protocol_of(row, column.metric))
-    accuracy = find_accuracy(table, row, column.metric, records)
+    accuracy = _FINDERS[column.kind.kind](table, row, column.metric, records)
     if isinstance(accuracy, Unmeasurable):
         return _with_status(base, "not_measured", accuracy.reason, accuracy.hint)
     record = accuracy.found.record

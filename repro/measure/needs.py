@@ -19,6 +19,7 @@ COUNTED = ("params", "gmacs")
 # Counts of another method are other measurements: raise this when the counting code changes its results.
 COUNT_METHOD = "counts 2"
 ACCURACY_METHOD = "accuracy 1"
+DENSE_METHOD = "dense 1"
 ARCHITECTURE_METHOD = "architecture 1"
 LATENCY_METHOD = "latency 1"
 IMAGENET = "ImageNet-1k"
@@ -164,6 +165,33 @@ def latency_need(variant: Variant, protocol: Mapping[str, Any], **other: Any) ->
         variant=variant,
         input_size=input_size_of(protocol),
         task="latency",
+    )
+
+
+def dense_need(variant: Variant, metric: str, *, checkpoint: str, pipeline: str, dataset: str, precision: str) -> Need:
+    """One metric of a detector or segmenter whose backbone is ``variant``.
+
+    Parameters
+    ----------
+    checkpoint
+        Its id in the manifest, or ``local`` for weights that no manifest lists.
+    pipeline
+        How its images are resized and padded, by the manifest's name.
+    """
+    return Need(
+        subject=subject_of(variant),
+        metric=metric,
+        protocol={
+            "checkpoint": checkpoint,
+            "dataset": dataset,
+            "split": "validation",
+            "precision": precision,
+            "pipeline": pipeline,
+        },
+        versions={**{name: version(name) for name in ("torch", "torchvision", "timm")}, "method": DENSE_METHOD},
+        variant=variant,
+        input_size=DEFAULT_SIZE,
+        task="dense",
     )
 
 

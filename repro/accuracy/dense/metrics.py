@@ -66,7 +66,10 @@ def coco_metrics(dataset: DenseDataset, results: Mapping[int, Any]) -> dict[str,
                 run.accumulate()
                 run.summarize()
                 stats = [float(value) for value in run.stats[: len(AP_NAMES)]]
-                measured |= {f"{name}_{suffix}": 100 * value for name, value in zip(AP_NAMES, stats, strict=True)}
+                # -1 where no instance has the size
+                measured |= {
+                    f"{n}_{suffix}": 100 * value for n, value in zip(AP_NAMES, stats, strict=True) if value >= 0
+                }
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise DatasetError(f"{dataset.annotations}: the evaluator refuses them: {error!r}") from error
     return measured

@@ -22,6 +22,10 @@ from repro.files import write_atomically
 FORMAT = 1
 
 
+class DamagedResultsError(EvaluationError):
+    """A file of results that is not whole, or not what its name says."""
+
+
 @dataclass(frozen=True)
 class ResultStore:
     """The results of one model on one data set under one protocol.
@@ -46,7 +50,7 @@ class ResultStore:
 
         Raises
         ------
-        EvaluationError
+        DamagedResultsError
             For a file that is not whole, or not of this model, data set and protocol.
         """
         found: dict[int, Any] = {}
@@ -76,5 +80,5 @@ class ResultStore:
         except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error) as error:
             raise self._damaged(path, " ".join(str(error).split()) or type(error).__name__) from error
 
-    def _damaged(self, path: Path, why: str) -> EvaluationError:
-        return EvaluationError(f"{path}: a damaged result file: {why}; delete it, and its images are done again")
+    def _damaged(self, path: Path, why: str) -> DamagedResultsError:
+        return DamagedResultsError(f"{path}: a damaged result file: {why}; delete it, and its images are done again")

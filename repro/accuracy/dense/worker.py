@@ -13,6 +13,10 @@ from repro.accuracy.dense.datasets import DenseDataset, DenseImage
 from repro.accuracy.dense.metrics import areas
 from repro.accuracy.errors import DatasetError
 from repro.spec.manifest import DETECTION
+from repro.spec.tables import Variant
+
+_FAULTS = 4  # of weights that do not fit: how many are told
+_OF_PYRAMID = "neck.lateral_convs.0.conv.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +28,8 @@ class DenseEntry:
     name
         What the results are called by.
     backbone
-        A name of ``repro.models.dense.backbones``, or ``MODULE:FUNCTION`` that returns a ``Backbone``.
+        A name of ``repro.models.dense.backbones``; or ``MODULE:FUNCTION``, which is given the number of classes and
+        returns a whole ``MaskRCNN`` or ``SemanticFPN`` of its own.
     pipeline
         Name of its test pipeline: ``coco``, ``ade20k``, ``ade20k_padded`` or ``ade20k_aligned``.
     sha256
@@ -48,13 +53,30 @@ def build(entry: DenseEntry, classes: int) -> Any:
     ModelError
         For a backbone that does not exist, or weights that do not fit in every key and shape.
     """
+    from repro.models.catalogue import build as build_variant
     from repro.models.dense.backbones import backbone
     from repro.models.dense.mask_rcnn import MaskRCNN
     from repro.models.dense.semantic_fpn import SemanticFPN
-    from repro.models.loading import load_weights
 
+    if ":" in entry.backbone:
+        variant = Variant(id=entry.name, builder="python", model=entry.backbone, arguments={"classes": classes})
+        return _loaded(build_variant(variant), entry)
     head = MaskRCNN if entry.task == DETECTION else SemanticFPN
-    return load_weights(head(backbone(entry.backbone, entry.task), classes=classes), entry.path, entry.wrapper)
+    return _loaded(head(backbone(entry.backbone, entry.task), classes=classes), entry)
+
+
+def _loaded(model: Any, entry: DenseEntry) -> Any:
+    from repro.models.loading import CheckpointError, load_weights
+
+    try:
+        return load_weights(model, entry.path, entry.wrapper)
+    except CheckpointError as error:
+        # a detector has hundreds of keys: all of them, where another model's file was given, are no message
+        faults = str(error).split("; ")
+        more = [f"{len(faults) - _FAULTS:,} more"] if len(faults) > _FAULTS else []
+        if f"missing key {_OF_PYRAMID}" in str(error):
+            more.append("it has no feature pyramid: a classifier's checkpoint?")
+        raise CheckpointError("; ".join(faults[:_FAULTS] + more)) from error
 
 
 class Worker:

@@ -144,9 +144,9 @@ class MaskHead(nn.Module):
 class RoIHead(nn.Module):
     """The box head and the mask head, under the toolkit's names."""
 
-    def __init__(self, classes: int, channels: int = 256) -> None:
+    def __init__(self, classes: int, channels: int = 256, hidden: int = 1024) -> None:
         super().__init__()
-        self.bbox_head = BoxHead(classes, channels)
+        self.bbox_head = BoxHead(classes, channels, hidden=hidden)
         self.mask_head = MaskHead(classes, channels)
 
 
@@ -159,16 +159,26 @@ class MaskRCNN(nn.Module):
         Gives four maps of strides 4, 8, 16 and 32.
     classes
         Without the background.
+    channels, hidden
+        Of the pyramid's levels, and of the box head's layers.
     """
 
-    def __init__(self, backbone: Backbone, classes: int = 80, settings: TestSettings | None = None) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: int = 80,
+        settings: TestSettings | None = None,
+        *,
+        channels: int = 256,
+        hidden: int = 1024,
+    ) -> None:
         super().__init__()
         self.classes = classes
         self.settings = settings or TestSettings()
         self.backbone = backbone
-        self.neck = FPN(backbone.channels, levels=len(STRIDES))
-        self.rpn_head = RPNHead()
-        self.roi_head = RoIHead(classes)
+        self.neck = FPN(backbone.channels, channels, levels=len(STRIDES))
+        self.rpn_head = RPNHead(channels)
+        self.roi_head = RoIHead(classes, channels, hidden)
 
     def official_keys(self) -> dict[str, str]:
         """Each key of a released checkpoint, with the key here."""

@@ -65,14 +65,16 @@ class SemanticFPN(nn.Module):
     ----------
     backbone
         Gives four maps of strides 4, 8, 16 and 32.
+    channels
+        Of the pyramid's levels; the head has half as many.
     """
 
-    def __init__(self, backbone: Backbone, classes: int = 150) -> None:
+    def __init__(self, backbone: Backbone, classes: int = 150, *, channels: int = 256) -> None:
         super().__init__()
         self.classes = classes
         self.backbone = backbone
-        self.neck = FPN(backbone.channels)
-        self.decode_head = FPNHead(classes)
+        self.neck = FPN(backbone.channels, channels)
+        self.decode_head = FPNHead(classes, channels, channels // 2)
 
     def official_keys(self) -> dict[str, str]:
         """Each key of a released checkpoint, with the key here."""
