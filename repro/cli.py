@@ -29,6 +29,7 @@ COMMANDS = {
     "plot": "repro.commands.plot:plot",
     "report": "repro.commands.report:report",
     "regenerate": "repro.commands.regenerate:regenerate",
+    "check-tables": "repro.commands.check_tables:check_tables",
     "init": "repro.commands.init:init",
     "tables": "repro.commands.project:tables",
     "validate": "repro.commands.project:validate",

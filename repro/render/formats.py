@@ -17,6 +17,7 @@ from repro.render.terminal import terminal
 from repro.render.view import MEANINGS, SIGNS, TEX_SIGNS, verdict, view_of
 
 SCHEMA = 1
+_STAMPED = {"table.tex": "latex", "table_measured.tex": "latex-measured"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +42,22 @@ def _template(name: str) -> Callable[[TableResult, Sequence[Path]], str]:
             tex_signs=TEX_SIGNS,
             verdict=verdict(result.summary()),
             architecture=architecture_of(result),
+            stamp=stamp(result, name),
         )
 
     return make
+
+
+def stamp(result: TableResult, template: str) -> str:
+    """How a table was made, in one line: what ``repro check-tables`` needs to make it again."""
+    table = result.table
+    made: dict[str, Any] = {"table": table.number, "format": _STAMPED.get(template, template)}
+    if len(result.rows) != len(table.rows):
+        made["rows"] = [row.row.model for row in result.rows]
+    shown = [cell.metric for cell in result.rows[0].cells if not cell.column.descriptive] if result.rows else []
+    if result.rows and shown != [column.metric for column in table.columns if not column.descriptive]:
+        made["metrics"] = shown
+    return json.dumps({**made, "tolerance": str(result.tolerance)}, ensure_ascii=True)
 
 
 def _cell(cell: Cell) -> dict[str, Any]:
