@@ -7,6 +7,8 @@
 ``semantic_fpn``   Semantic FPN, MMSegmentation's head
 ``backbones``      which model, stages and output norms a row's detector has
 ``layouts``        the keys of a backbone in its family's downstream code
+``efficientformer``, ``swin``   what those families' downstream code computes otherwise than timm
+``whole``          both models as a spec's builder takes them, for counting
 =================  ==================================================================================================
 
 Nothing here is imported by ``repro.models``: counts need none of it.
