@@ -72,6 +72,7 @@ def figures(results: Sequence[TableResult]) -> list[Figure]:
     for result in results:
         for cost in COSTS:
             found += _accuracy(result, cost)
+        found += _estimate(result)
     found += _reported_measured(results)
     found += _deviation(results)
     return found
@@ -137,6 +138,41 @@ def _accuracy(result: TableResult, cost: str) -> list[Figure]:
             table=result.table.number,
         )
     ]
+
+
+def _estimate(result: TableResult) -> list[Figure]:
+    """Estimated latencies, which are never compared, against printed ones."""
+    column = result.table.column("latency")
+    made = []
+    for beside in result.beside:
+        if beside.kind != "estimate" or column is None:
+            continue
+        points = []
+        for row, cells in _cells(result):
+            reported = _reported(cells.get("latency"))
+            if reported is None or row.model not in beside.values:
+                continue
+            value = float(beside.values[row.model]) * float(scale("latency", column.unit))
+            text = f"{row.model}\nprinted {reported:g} {column.unit}, estimated {value:.3g} {column.unit}"
+            points.append(Point(x=reported, y=value, model=row.model, table=result.table.number, row=row, text=text))
+        if len(points) < _ENOUGH:
+            continue
+        positive = min(min(point.x, point.y) for point in points) > 0
+        made.append(
+            Figure(
+                name=f"table-{result.table.number:02d}-estimate-latency",
+                title=f"Table {result.table.number}: estimated against printed {column.header}",
+                text=" ".join(["On the line the two are equal; an estimate is no measurement.", *beside.notes]),
+                x_label=f"printed ({column.unit})",
+                y_label=f"estimated ({column.unit})",
+                series=(Series(name="estimated", points=tuple(points)),),
+                table=result.table.number,
+                diagonal=True,
+                logarithmic_x=positive,
+                logarithmic_y=positive,
+            )
+        )
+    return made
 
 
 def _pairs(results: Sequence[TableResult]) -> dict[str, list[tuple[TableResult, Row, Cell, float, float]]]:

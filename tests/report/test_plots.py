@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from xml.etree import ElementTree as Xml
 
 import pytest
 
 from repro.compare.cells import Records, compare
+from repro.compare.latency import Beside
 from repro.compare.tolerance import parse_tolerance
 from repro.render.figures import Point, figures, only_table, pareto
 from repro.results.store import Store
@@ -72,6 +74,22 @@ def test_the_deviation_names_its_metrics(drawn):
 def test_one_tables_points(drawn):
     chosen = only_table(list(drawn.values()), 13)
     assert {item.table for figure in chosen for series in figure.series for item in series.points} == {13}
+
+
+def test_an_estimate_is_drawn_against_what_is_printed(tmp_path):
+    project = Project()
+    result = compare(project.table(18), Records(Store(tmp_path)))
+    values = {row.row.model: 1.5 for row in result.rows[:20]}
+    beside = Beside(key="estimate", header="estimate", kind="estimate", values=values, records={}, notes=("So good.",))
+    (figure,) = [item for item in figures([replace(result, beside=(beside,))]) if "estimate" in item.name]
+    assert figure.diagonal
+    assert "no measurement" in figure.text
+    assert "So good." in figure.text
+    (series,) = figure.series
+    printed = {item.model: item.x for item in series.points}
+    assert printed["iFormer-T"] == 0.60
+    assert {item.y for item in series.points} == {1.5}
+    assert "EMO-5M" not in printed  # the paper prints Failed
 
 
 @pytest.mark.parametrize(("kind", "head"), [("svg", b"<?xml"), ("png", b"\x89PNG"), ("pdf", b"%PDF")])
