@@ -23,6 +23,7 @@ COMMANDS = {
     "checkpoints": "repro.commands.checkpoints:checkpoints",
     "export": "repro.commands.export:export",
     "latency": "repro.commands.latency:latency",
+    "estimate": "repro.commands.estimate:estimate",
     "records": "repro.commands.records:records",
     "run-package": "repro.commands.export:run_package",
     "train-config": "repro.commands.train_config:train_config",

@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from repro.compare.cells import Records, TableResult, compare, needs, printed_cell
+from repro.compare.estimate import Printed, Programs, estimated, model_of
 from repro.compare.tolerance import Tolerance
 from repro.errors import UsageError
 from repro.exclusive import beside_others
-from repro.measure.needs import Need
+from repro.measure.needs import Need, input_size_of, program_need
 from repro.measure.plan import Job, missing, records_of
 from repro.measure.workers import COUNTING, J, Limits, run
 from repro.progress import progress
 from repro.results.provenance import provenance
 from repro.results.sources import version
 from repro.results.store import Store, default_folder
+from repro.spec.metrics import scale
+from repro.spec.parse import is_number
 from repro.spec.project import Project
 from repro.spec.tables import Row, Table
 
@@ -124,9 +127,49 @@ class Run:
         rows: Sequence[Row] | None = None,
         metrics: Sequence[str] = (),
         tolerance: Tolerance | None = None,
+        estimate: bool = False,
     ) -> TableResult:
-        """Set the table beside the records."""
-        return compare(table, self.records, rows=rows, metrics=metrics, tolerance=tolerance, printed=self._printed)
+        """Set the table beside the records; with ``estimate`` a column of estimated latencies, never compared."""
+        beside = []
+        if estimate and table.column("latency") is not None:
+            printed, programs = self.programs()
+            beside.append(estimated(table, table.rows if rows is None else rows, model_of(printed), programs))
+        return compare(
+            table,
+            self.records,
+            rows=rows,
+            metrics=metrics,
+            tolerance=tolerance,
+            printed=self._printed,
+            beside=beside,
+        )
+
+    def programs(self) -> tuple[list[Printed], Programs]:
+        """Every printed latency whose program is on record, and every program on record, by variant and size."""
+        printed, programs = [], {}
+        for table in self.project.tables():
+            column = table.column("latency")
+            for row in table.rows if column is not None else ():
+                if row.variant is None or column is None:
+                    continue
+                size = input_size_of(table.protocol_of(row, "latency"))
+                known = (row.variant.id, size) in programs
+                found = None if known else self.records.find(program_need(row.variant, size))
+                if found is not None and not found.stale and found.record.error is None:
+                    programs[row.variant.id, size] = found.record.details
+                text = row.reported("latency").text
+                if is_number(text) and found is not None and (row.variant.id, size) in programs:
+                    unit = row.reported("latency").unit or column.unit
+                    printed.append(
+                        Printed(
+                            variant=row.variant.id,
+                            input_size=size,
+                            where=f"Table {table.number}, {row.model}",
+                            latency=float(text or "0") / float(scale("latency", unit)),
+                            program=programs[row.variant.id, size],
+                        )
+                    )
+        return printed, programs
 
     def _printed(self, number: int, row: str, metric: str) -> str | None:
         return printed_cell(self.project.table(number), row, metric) if number in self.project.paths else None

@@ -29,6 +29,7 @@ from repro.commands.options import (
 @click.option("--format", "formats", metavar="LIST",
               help="terminal, markdown, latex, latex-measured, html, csv, json; several separated by commas. "
               "Default: the terminal's table, and LaTeX and Markdown files.")  # fmt: skip
+@click.option("--estimate", is_flag=True, help="Add a column of estimated latencies (see repro estimate).")
 @output_option
 @selection_options
 @measuring_options
@@ -38,6 +39,7 @@ from repro.commands.options import (
 def table(
     number: int,
     formats: str | None,
+    estimate: bool,
     output: Path | None,
     only: tuple[str, ...],
     metrics: str | None,
@@ -76,7 +78,7 @@ def table(
     check_writable(folder, bool(files))
     run.measure([spec], rows, wanted, settings)
     warn(run)
-    result = run.compare(spec, rows=rows[number], metrics=wanted, tolerance=bound)
+    result = run.compare(spec, rows=rows[number], metrics=wanted, tolerance=bound, estimate=estimate)
     texts = {name: FORMATS[name].make(result, run.project.template_folders) for name in chosen}
     for name, path in files.items():
         write_atomically(path, texts[name])

@@ -221,8 +221,12 @@ def compare(
     metrics: Sequence[str] = (),
     tolerance: Tolerance | None = None,
     printed: Printed | None = None,
+    beside: Sequence[Beside] = (),
 ) -> TableResult:
-    """Set a table's printed cells beside the records; ``printed`` tells what a cell of any table prints."""
+    """Set a table's printed cells beside the records.
+
+    ``printed`` tells what a cell of any table prints; ``beside`` are further columns that are never compared.
+    """
     tolerance = tolerance or Tolerance()
     printed = printed or _of_one(table)
     columns = select_columns(table, metrics)
@@ -237,7 +241,7 @@ def compare(
         ),
         tolerance=tolerance,
         architecture=() if metrics else compare_architecture(table, chosen, records),
-        beside=other_devices(table, chosen, records) if not metrics or "latency" in metrics else (),
+        beside=(*(other_devices(table, chosen, records) if not metrics or "latency" in metrics else ()), *beside),
     )
 
 

@@ -22,6 +22,7 @@ ACCURACY_METHOD = "accuracy 1"
 DENSE_METHOD = "dense 1"
 ARCHITECTURE_METHOD = "architecture 1"
 LATENCY_METHOD = "latency 1"
+PROGRAM_METHOD = "program 1"
 IMAGENET = "ImageNet-1k"
 DEFAULT_SIZE: InputSize = (224, 224)
 
@@ -192,6 +193,20 @@ def dense_need(variant: Variant, metric: str, *, checkpoint: str, pipeline: str,
         variant=variant,
         input_size=DEFAULT_SIZE,
         task="dense",
+    )
+
+
+def program_need(variant: Variant, input_size: InputSize) -> Need:
+    """What the ML program of a variant moves and computes, as float16 for iOS 15."""
+    libraries = ("torch", "torchvision" if variant.builder == "torchvision" else "timm", "coremltools")
+    return Need(
+        subject=subject_of(variant),
+        metric="program",
+        protocol={"input_size": plain_size(input_size), "precision": "float16", "target": "iOS15", "form": "folded"},
+        versions={**{name: version(name) for name in libraries}, "method": PROGRAM_METHOD},
+        variant=variant,
+        input_size=input_size,
+        task="program",
     )
 
 
