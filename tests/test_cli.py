@@ -132,7 +132,9 @@ def test_explain_puts_conventions_side_by_side(repro, measured):
 
 def test_tables_doctor_and_validate(repro, measured):
     assert "params, gmacs, latency, top1" in repro("tables", "--project", measured).stdout
-    assert "Core ML latency" in repro("doctor", "--project", measured).stdout
+    doctor = repro("doctor", "--project", measured).stdout
+    assert "Core ML latency" in doctor
+    assert "REPRO_APPLE_TEAM" in doctor
     assert repro("validate", "--project", measured).stdout == "1 table spec without a mistake\n"
     assert repro("validate").stdout == "10 table specs without a mistake\n"
 

@@ -8,6 +8,7 @@ and signs a small app with Xcode, and each prediction is a round trip, so that t
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import platform
 import re
@@ -67,13 +68,15 @@ def _xcode() -> str:
 def steps(*, team: str | None, profile: str | None) -> list[tuple[str, bool, str]]:
     """What measuring on an iPhone needs: each step, whether it is done, and how to do it."""
     mac = platform.system() == "Darwin"
-    runner = Path(str(import_coremltools().__file__)).parent / "modelrunner" / "ModelRunner.xcworkspace"
+    package = importlib.util.find_spec("coremltools")  # found, not imported: that takes seconds
+    places = [Path(folder) for folder in (package.submodule_search_locations or ())] if package is not None else []
+    runner = any((place / "modelrunner" / "ModelRunner.xcworkspace").is_dir() for place in places)
     devices = _phones() if mac and shutil.which("xcrun") else []
     return [
         ("macOS 12 or later", mac, "Core ML predicts only on macOS"),
         ("Xcode 15 or later", bool(shutil.which("xcodebuild")), "install Xcode and run: xcode-select --install"),
         ("devicectl", bool(shutil.which("xcrun") and _said("xcrun", "--find", "devicectl")), "comes with Xcode 15"),
-        ("the runner's sources", runner.is_dir(), "they are in coremltools' wheel for macOS only"),
+        ("the runner's sources", runner, "they are in coremltools' wheel for macOS only"),
         ("signing", bool(team or profile), "give --team or REPRO_APPLE_TEAM (or --profile, REPRO_APPLE_PROFILE)"),
         ("a connected iPhone", any(item["connected"] for item in devices), "connect by cable, unlock, trust this Mac"),
         ("developer mode on it", any(item["developer"] for item in devices),

@@ -21,6 +21,8 @@ def abilities() -> str:
     able = [
         ("params, GMACs", "yes", "counted on any machine"),
         ("Core ML latency", "on this Mac" if mac else "no", "" if mac else "Core ML predicts only on macOS"),
+        ("packages", "yes", "converted and checked on any machine: repro export --check"),
+        ("latency estimate", "yes", "from ML programs, not a measurement: repro estimate"),
         ("top-1", "no", "needs the ImageNet validation set and the rows' released checkpoints"),
         ("AP, mIoU", "no", "needs COCO or ADE20K and the rows' released checkpoints"),
         ("LaTeX to PDF", "yes" if shutil.which("pdflatex") else "no", "only for looking; repro writes .tex itself"),
@@ -45,7 +47,16 @@ def doctor(project: Project, store: Path) -> str:
         ("ledger", f"{project.folder('results')} ({_count(project.folder('results'))} records)"),
         ("store", f"{store} ({_count(store)} records)"),
     ]
-    return f"{abilities()}\n{tabulate(machine, tablefmt='plain')}\n"
+    return f"{abilities()}\n{phone()}\n{tabulate(machine, tablefmt='plain')}\n"
+
+
+def phone() -> str:
+    """What measuring on a connected iPhone needs, step by step."""
+    from repro.coreml.apple import steps
+
+    found = steps(team=os.environ.get("REPRO_APPLE_TEAM"), profile=os.environ.get("REPRO_APPLE_PROFILE"))
+    lines = [(name, "done" if done else "missing", "" if done else how) for name, done, how in found]
+    return str(tabulate(lines, headers=["Latency on an iPhone", "", "What to do"], tablefmt="simple")) + "\n"
 
 
 def _count(folder: Path) -> int:

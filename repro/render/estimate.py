@@ -43,7 +43,7 @@ def _text(style: str) -> Callable[[Model, Sequence[Estimate], Sequence[str]], st
         notes = [
             "Not measured. " + said(model),
             f"ms = {formula}".replace(" x constant", ""),
-            "A printed row's estimate is by a fit that has not seen its family. Far outside: beyond twice the interval.",
+            "A printed row's estimate is by a fit without its family. Far outside: beyond twice the interval.",
         ]
         if missing:
             notes.append(f"No program on record: {', '.join(missing)}.")
