@@ -21,6 +21,7 @@ from repro.coreml.weights import randomise
 from repro.errors import UsageError
 from repro.models.catalogue import build, without_initialisation
 from repro.models.reparam import to_form
+from repro.models.resolution import fit_positions
 from repro.spec.tables import InputSize, Variant
 
 # coremltools imports joblib, which tries a semaphore when it loads and complains of it when a worker ends.
@@ -53,13 +54,14 @@ def deployed(variant: Variant, input_size: InputSize, weights: dict[str, Any]) -
     size = (3, *input_size)
     if weights["path"] is None:
         with without_initialisation():
-            model = build(variant, input_size=input_size)
+            model = fit_positions(build(variant, input_size=input_size), input_size)
         randomise(model, input_size=size, seed=weights["seed"])
     else:
         path = Path(weights["path"])
         if weights["sha256"] and not hash_file(path).startswith(weights["sha256"]):
             raise UsageError(f"{path}: its SHA-256 is not {weights['sha256'][:12]}")
         model = load_weights(build(variant, input_size=input_size), path, weights["wrapper"])
+        fit_positions(model, input_size)
     return to_form(model, "folded", torch.zeros(1, *size))
 
 
