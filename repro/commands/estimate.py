@@ -57,14 +57,10 @@ def estimate(
 def _read_programs(run: Any, refresh: bool, jobs: int | None) -> Mapping[str, Any]:
     """Convert what has no program on record, and keep what each program moves and computes as a record."""
     from repro.commands.packages import Wanted, make, select
-    from repro.coreml.export import default_folder
+    from repro.coreml.export import default_folder, find
     from repro.coreml.features import features_of
     from repro.coreml.package import Package
     from repro.measure.needs import program_need
-    from repro.pipeline import provenance_now
-    from repro.results.provenance import provenance
-    from repro.results.record import Record
-    from repro.results.sources import version
 
     wanted = Wanted(weights=None, checkpoints=None, precision="float16", target="iOS15", input_kind="tensor", size=None)
     missing: dict[tuple[str, Any], Any] = {}
@@ -77,25 +73,35 @@ def _read_programs(run: Any, refresh: bool, jobs: int | None) -> Mapping[str, An
     if not missing:
         return {}
     requests = [wanted.request(run.project, need.variant, need.input_size) for need in missing.values()]
-    made = make(requests, default_folder(), jobs=jobs, project=run.project)
-    now = provenance_now(provenance({name: version(name) for name in ("torch", "timm", "coremltools", "numpy")}))
-    for request in requests:
-        item = made.exported.get(request.name)
-        if item is None:
-            continue
-        need = missing[request.variant.id, request.input_size]
-        details = features_of(Package.open(item.path))
-        moved = sum(details["activation_bytes"].values())
-        run.store.put(
-            Record(
-                subject=need.subject,
-                metric=need.metric,
-                protocol=need.protocol,
-                value=moved / 1e6,
-                unit="MB",
-                versions=need.versions,
-                provenance=now,
-                details=details,
-            )
-        )
-    return made.failures
+    folder = default_folder()
+    ready = [request for request in requests if find(request, folder) is not None]
+    rest = [request for request in requests if request not in ready]
+    failures: dict[str, Any] = {}
+    # those that are there first, so that an interrupted run keeps them
+    for batch in (ready, rest):
+        made = make(batch, folder, jobs=jobs, project=run.project)
+        failures |= made.failures
+        for request in batch:
+            if (item := made.exported.get(request.name)) is not None:
+                need = missing[request.variant.id, request.input_size]
+                run.store.put(_record(need, features_of(Package.open(item.path))))
+    return failures
+
+
+def _record(need: Any, details: Mapping[str, Any]) -> Any:
+    from repro.pipeline import provenance_now
+    from repro.results.provenance import provenance
+    from repro.results.record import Record
+    from repro.results.sources import version
+
+    made = provenance({name: version(name) for name in ("torch", "timm", "coremltools", "numpy")})
+    return Record(
+        subject=need.subject,
+        metric=need.metric,
+        protocol=need.protocol,
+        value=sum(details["activation_bytes"].values()) / 1e6,
+        unit="MB",
+        versions=need.versions,
+        provenance=provenance_now(made),
+        details=details,
+    )
