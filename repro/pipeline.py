@@ -158,7 +158,7 @@ class Run:
                 if found is not None and not found.stale and found.record.error is None:
                     programs[row.variant.id, size] = found.record.details
                 text = row.reported("latency").text
-                if is_number(text) and found is not None and (row.variant.id, size) in programs:
+                if is_number(text) and (row.variant.id, size) in programs:
                     unit = row.reported("latency").unit or column.unit
                     printed.append(
                         Printed(
