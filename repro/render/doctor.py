@@ -24,7 +24,11 @@ def abilities() -> str:
         ("packages", "yes", "converted and checked on any machine: repro export --check"),
         ("latency estimate", "yes", "from ML programs, not a measurement: repro estimate"),
         ("top-1", "no", "needs the ImageNet validation set and the rows' released checkpoints"),
-        ("AP, mIoU", "no", "needs COCO or ADE20K and the rows' released checkpoints"),
+        (
+            "AP, mIoU",
+            "no",
+            "needs COCO or ADE20K (repro evaluate 13 --coco DIR --ade20k DIR) and the rows' released checkpoints",
+        ),
         ("LaTeX to PDF", "yes" if shutil.which("pdflatex") else "no", "only for looking; repro writes .tex itself"),
     ]
     packages = [(name, version(name)) for name in _PACKAGES]

@@ -222,3 +222,15 @@ def test_bad_input_is_one_line(workshop, evaluate, tmp_path):
     image = next((other / "val2017").iterdir())
     image.write_bytes(image.read_bytes()[:40])
     assert f"{image}: not an image that can be decoded" in refused(evaluate("tiny_detector", "--coco", other))
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_finds_the_same(workshop, evaluate, tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    one = evaluate("tiny_detector", "--coco", workshop / "coco", "--format", "json")
+    two = evaluate("tiny_detector", "--coco", workshop / "coco", "--format", "json", "--executor", "ray",
+                   store=tmp_path / "other")  # fmt: skip
+    assert two.exit_code == 0, two.output
+    first, second = (json.loads(result.stdout)["checkpoints"][0] for result in (one, two))
+    assert second["evaluated"] == 12
+    assert first["metrics"] == second["metrics"]

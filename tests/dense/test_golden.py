@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from repro.models.dense.backbones import Backbone, backbone
+from repro.models.dense.backbones import DETECTION, _resnet, backbone
 from repro.models.dense.images import ADE20K, COCO, Pipeline
 from repro.models.dense.mask_rcnn import MaskRCNN, TestSettings, anchors_of, grouped_nms, paste_masks
 from repro.models.dense.semantic_fpn import SemanticFPN
@@ -86,9 +86,7 @@ def test_a_state_dict_that_does_not_fit_is_named_in_the_released_keys(segmenter,
 
 
 def test_other_depths_need_no_other_code():
-    import timm
-
-    small = Backbone(timm.create_model("resnet18", num_classes=0), (1, 2, 3, 4), (64, 128, 256, 512))
+    small = _resnet(DETECTION, "resnet18")
     image = SMALL.prepare(golden.image(0, 120, 160))
     torch.manual_seed(0)
     assert MaskRCNN(small, classes=3).eval()(image).height == 120
@@ -164,8 +162,27 @@ def test_a_mask_fills_its_box():
 
 
 def test_nothing_found_is_no_masks():
-    import timm
-
-    small = Backbone(timm.create_model("resnet18", num_classes=0), (1, 2, 3, 4), (64, 128, 256, 512))
+    small = _resnet(DETECTION, "resnet18")
     found = MaskRCNN(small, settings=TestSettings(score=1.0)).eval()(SMALL.prepare(golden.image(0, 64, 64)))
     assert (len(found), found.masks.shape, list(found.pasted())) == (0, (0, 28, 28), [])
+
+
+def test_masks_are_pasted_one_at_a_time(monkeypatch):
+    """A hundred masks of a large image: each is made when it is asked for, and only its box is ever a float image."""
+    import repro.models.dense.mask_rcnn as module
+
+    made: list[int] = []
+    sample = torch.nn.functional.grid_sample
+
+    def counted(mask, grid, **kwargs):
+        made.append(grid.shape[1] * grid.shape[2])
+        return sample(mask, grid, **kwargs)
+
+    monkeypatch.setattr(module.F, "grid_sample", counted)
+    boxes = torch.tensor([[100.0, 200.0, 140.0, 230.0]]).repeat(100, 1)
+    pasted = paste_masks(torch.ones(100, 28, 28), boxes, 3000, 4000, 0.5)
+    assert not made
+    for count in range(1, 4):
+        assert next(pasted).dtype == np.uint8
+        assert len(made) == count
+    assert max(made) == 42 * 32
