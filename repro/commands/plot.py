@@ -44,10 +44,11 @@ def plot(
     """Draw plots for a paper (default: all; * and ? match): from what is printed and from what was measured.
 
     Accuracy against latency, params and GMACs with the front of the best; reported against measured with the
-    tolerance's band; the deviation by metric. Nothing is measured.
+    tolerance's band; the deviation by metric; estimates against printed latencies. Nothing is measured.
     """
     from fnmatch import fnmatchcase
 
+    from repro.commands.report import compared
     from repro.compare.tolerance import parse_tolerance
     from repro.render import plots
     from repro.render.figures import figures, only_table
@@ -58,7 +59,7 @@ def plot(
     run = open_run(project, store)
     if number is not None:
         run.project.table(number)
-    found = figures([run.compare(spec, tolerance=bound) for spec in run.project.tables()])
+    found = figures(compared(run, run.project.tables(), bound))
     warn(run)
     if number is not None:
         found = only_table(found, number)

@@ -70,7 +70,7 @@ def report_of(run: Any, tolerance: Any) -> Any:
     from repro.spec.claims import claims_of
 
     specs = run.project.tables()
-    results = tuple(run.compare(spec, tolerance=tolerance) for spec in specs)
+    results = compared(run, specs, tolerance)
     claims = None
     folder = run.project.folder("tables")
     if (folder / "claims.yaml").is_file():
@@ -87,6 +87,18 @@ def report_of(run: Any, tolerance: Any) -> Any:
         plots=drawn,
         no_plots=no_plots,
     )
+
+
+def compared(run: Any, specs: Any, tolerance: Any) -> tuple[Any, ...]:
+    """The tables beside the records, with estimates of latency where enough programs are on record."""
+    from repro.compare.estimate import model_of
+
+    try:
+        model_of(run.programs()[0])
+        estimate = True
+    except UsageError:  # too few programs: the tables then have no such column
+        estimate = False
+    return tuple(run.compare(spec, tolerance=tolerance, estimate=estimate) for spec in specs)
 
 
 def _plots(results: Any) -> tuple[Any, str]:

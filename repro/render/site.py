@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -267,9 +267,11 @@ def pages(report: Report, folders: Sequence[Path]) -> Iterator[tuple[str, str]]:
         number = table.result.table.number
         plots = [plot for plot in report.plots if plot.table == number]
         files = [(name, f"table_{number:02d}{FORMATS[name].suffix}") for name in DOWNLOADS]
+        # An estimate is no measurement: it has a column of the page, and stands in no file that a paper takes in.
+        plain = replace(table.result, beside=tuple(item for item in table.result.beside if item.kind != "estimate"))
         yield table.name, page("table", page=table, files=files, verdict=verdict(table.standing), plots=plots)
         for name, file in files:
-            yield f"downloads/{file}", FORMATS[name].make(table.result, folders)
+            yield f"downloads/{file}", FORMATS[name].make(plain, folders)
     for model in models:
         yield model.name, page("model", model=model)
     yield "missing.html", page("missing", missing=_missing(tables))
