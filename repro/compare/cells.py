@@ -14,6 +14,7 @@ from repro.compare.accuracy import find_accuracy
 from repro.compare.architecture import StructureCell, architecture_needs, compare_architecture
 from repro.compare.dense import find_dense
 from repro.compare.latency import Beside, imported, other_devices
+from repro.compare.published import PublishedColumn, published
 from repro.compare.tolerance import Tolerance, exact, rounds_to, truncates_to
 from repro.errors import UsageError
 from repro.measure.needs import Need, Unmeasurable, latency_need, need_of, subject_of
@@ -88,6 +89,7 @@ class TableResult:
     tolerance: Tolerance
     architecture: tuple[StructureCell, ...] = ()
     beside: tuple[Beside, ...] = ()  # shown in columns of their own, never compared
+    published: tuple[PublishedColumn, ...] = ()  # likewise
 
     @property
     def cells(self) -> list[tuple[Row, Cell]]:
@@ -242,6 +244,7 @@ def compare(
         tolerance=tolerance,
         architecture=() if metrics else compare_architecture(table, chosen, records),
         beside=(*(other_devices(table, chosen, records) if not metrics or "latency" in metrics else ()), *beside),
+        published=published(table, chosen, records.manifest) if not metrics or "top1" in metrics else (),
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from repro.compare.cells import Cell, RowResult, TableResult
 from repro.compare.latency import Beside, imported
+from repro.compare.published import METRIC, PublishedColumn
 from repro.render.architecture import architecture_of
 from repro.render.architecture import as_data as architecture_data
 from repro.render.engine import render
@@ -98,6 +99,7 @@ def as_data(result: TableResult) -> dict[str, Any]:
         "rows": [_row(row) for row in result.rows],
         "summary": result.summary(),
         **({"beside": [_beside(column) for column in result.beside]} if result.beside else {}),
+        **({"published": [_published(column) for column in result.published]} if result.published else {}),
         **({"architecture": architecture_data(result)} if result.architecture else {}),
     }
 
@@ -119,6 +121,12 @@ def _beside(column: Beside) -> dict[str, Any]:
         },
         "notes": list(column.notes),
     }
+
+
+def _published(column: PublishedColumn) -> dict[str, Any]:
+    """What one source published of the rows' weights, as it printed it."""
+    figures = {model: asdict(figure) for model, figure in column.figures.items()}
+    return {"source": column.source, "metric": METRIC, "unit": "%", "values": figures}
 
 
 def _json(result: TableResult, folders: Sequence[Path]) -> str:

@@ -38,6 +38,8 @@ def paint(text: str, status: str | None) -> str:
 def terminal(result: TableResult) -> str:
     """The whole table, its notes and its standing."""
     view = view_of(result)
+    if result.published and not _fits(_grid(view, _names(view, False))):
+        view = _without_published(view)
     title = textwrap.fill(f"Table {result.table.number}: {result.table.title}", WIDTH)
     notes = "\n".join(textwrap.fill(note, WIDTH, subsequent_indent="  ") for note in view.notes)
     signs = textwrap.fill(legend(view.used), WIDTH)
@@ -52,30 +54,52 @@ def _body(view: View) -> str:
     Columns that are never compared stand in it where there is room, else in a grid of their own below.
     """
     if view.beside:
-        names = [_name(row, False) for _, rows in view.groups for row in rows]
-        grid = _grid(view, names)
-        if max(len(click.unstyle(line)) for line in grid.splitlines()) <= WIDTH:
+        grid = _grid(view, _names(view, False))
+        if _fits(grid):
             return grid
         return f"{_body(replace(view, beside=()))}\n\n{_below(view)}"
     room = WIDTH
     for inline in (True, False):
-        names = [_name(row, inline) for _, rows in view.groups for row in rows]
+        names = _names(view, inline)
         grid = _grid(view, names)
-        over = max(len(click.unstyle(line)) for line in grid.splitlines()) - WIDTH
+        over = _wide(grid) - WIDTH
         if over <= 0:
             return grid
         room = max(len(name) for name in names) - over
     return _grid(view, [name if len(name) <= room else f"{name[: max(room, 8) - 1]}…" for name in names])
 
 
+def _wide(grid: str) -> int:
+    return max(len(click.unstyle(line)) for line in grid.splitlines())
+
+
+def _fits(grid: str) -> bool:
+    return _wide(grid) <= WIDTH
+
+
+def _names(view: View, inline: bool) -> list[str]:
+    return [_name(row, inline) for _, rows in view.groups for row in rows]
+
+
+def _without_published(view: View) -> View:
+    kept = len(view.result.beside)
+    notes = [f"{column.header}: no room here; see the other formats." for column in view.result.published]
+    return replace(
+        view,
+        result=replace(view.result, published=()),
+        beside=view.beside[:kept],
+        notes=(*(n for n in view.notes if n not in {c.note for c in view.result.published}), *notes),
+    )
+
+
 def _below(view: View) -> str:
     """The columns that are never compared, beside what the paper prints, for the rows that have any."""
     latency = next(index for index, shown in enumerate(view.columns) if shown.column.metric == "latency")
     lines = [
-        [_name(row, False), row.cells[latency].reported, *row.beside]
+        [_name(row, False), row.cells[latency].reported, *row.beside[: len(view.beside)]]
         for _, rows in view.groups
         for row in rows
-        if set(row.beside) != {"–"}
+        if set(row.beside[: len(view.beside)]) - {"–"}
     ]
     heads = ["Model", "Paper (ms)", *(textwrap.fill(head, 16) for head in view.beside)]
     align = ["left"] + ["right"] * (len(heads) - 1)

@@ -9,6 +9,7 @@ from decimal import ROUND_HALF_UP, Decimal
 
 from repro.compare.cells import COMPARED, STATUSES, Cell, RowResult, TableResult
 from repro.compare.latency import imported, told
+from repro.compare.published import PublishedColumn
 from repro.compare.tolerance import decimals, exact
 from repro.spec.metrics import scale
 from repro.spec.tables import Column, Row
@@ -31,6 +32,7 @@ TEX_SIGNS = {
     "not_measured": r"\cdot",
     "not_reported": "-",
 }
+OTHER_WEIGHTS = " ≠"  # behind a published accuracy that is not of the row's own weights
 IMPORTED = "°"  # behind every value that was measured elsewhere and read from a file
 MEANINGS = {
     "match": "rounds to the printed value",
@@ -161,6 +163,12 @@ def _beside(result: TableResult, index: int, model: str) -> str:
     return shown_number(value, column.decimals + 1) + mark
 
 
+def _published(column: PublishedColumn, model: str) -> str:
+    """A published figure as printed, with a sign where it is of other weights than the row's."""
+    figure = column.figures.get(model)
+    return "–" if figure is None else figure.text + ("" if figure.same else OTHER_WEIGHTS)
+
+
 def _best(rows: Sequence[RowResult], position: int, measured: bool) -> set[int]:
     """Which rows of a group hold the best value of a column; none where fewer than two have one."""
     values: dict[int, Decimal] = {}
@@ -222,7 +230,10 @@ def view_of(result: TableResult) -> View:
                     inline=" ".join(text for position in inline if (text := row.cells[position].reported.text)),
                     marks="".join(_mark(mark) for mark in row.row.marks),
                     cells=tuple(cells),
-                    beside=tuple(_beside(result, index, row.row.model) for index in range(len(result.beside))),
+                    beside=(
+                        *(_beside(result, index, row.row.model) for index in range(len(result.beside))),
+                        *(_published(column, row.row.model) for column in result.published),
+                    ),
                 )
             )
         groups.append((table.groups.get(number, ""), tuple(shown_rows)))
@@ -231,7 +242,7 @@ def view_of(result: TableResult) -> View:
         columns=tuple(_shown_column(columns[position], result, position) for position in kept),
         groups=tuple(groups),
         notes=tuple(_notes(result)),
-        beside=tuple(column.header for column in result.beside),
+        beside=(*(column.header for column in result.beside), *(column.header for column in result.published)),
         used=tuple(status for status in STATUSES if result.summary()[status]),
     )
 
@@ -300,6 +311,7 @@ def _notes(result: TableResult) -> list[str]:
         if cell.counters_disagree:
             notes.append(f"{row.model}, {cell.column.header}: two counters disagree; see repro explain.")
     notes += _latency_notes(result)
+    notes += [column.note for column in result.published]
     for mark, text in result.table.marks.items():
         notes.append(f"{_mark(mark)} {text}")
     if result.table.lost:

@@ -70,13 +70,13 @@ def wnid(target: int) -> str:
     return f"n{1440764 + 37 * target:08d}"
 
 
-def image_folder(root: Path, *, classes: int, per_class: int = 1, seed: int = 0, scale: int = 1) -> Path:
-    """A folder of class folders."""
-    made = pictures(classes * per_class, seed, scale)
+def image_folder(root: Path, *, classes: int, per_class: int = 1, seed: int = 0, scale: int = 1, more: int = 0) -> Path:
+    """A folder of class folders; the last class has ``more`` images than the others."""
+    made = pictures(classes * per_class + more, seed, scale)
     for target in range(classes):
         folder = root / wnid(target)
         folder.mkdir(parents=True)
-        for number in range(per_class):
+        for number in range(per_class + (more if target == classes - 1 else 0)):
             extension, data = next(made)
             (folder / f"ILSVRC2012_val_{target * per_class + number + 1:08d}{extension}").write_bytes(data)
     return root

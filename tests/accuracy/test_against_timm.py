@@ -133,7 +133,8 @@ def test_nine_small_models_equal_timm(tmp_path):
 
 @pytest.mark.slow
 def test_eight_real_models_on_a_thousand_classes_equal_timm(tmp_path):
-    root = made.image_folder(tmp_path / "images", classes=1000, scale=2)
+    root = made.image_folder(tmp_path / "images", classes=1000, scale=2, more=2)
+    assert len(list(root.rglob("*.JPEG"))) == 1000  # and two PNG files
     compare(FULL, root, 1000, tmp_path, batch=50)
 
 
