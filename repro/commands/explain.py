@@ -44,6 +44,7 @@ def explain(
     from repro.compare.tolerance import parse_tolerance
     from repro.measure.needs import input_size_of
     from repro.render.explain import explain as story
+    from repro.spec.manifest import HEADS
     from repro.spec.reader import suggestion
 
     bound = parse_tolerance(tolerance)
@@ -65,5 +66,11 @@ def explain(
     result = run.compare(spec, rows=wanted, metrics=[] if descriptive else [metric], tolerance=bound)
     cell = next(cell for cell in result.rows[0].cells if cell.metric == metric)
     variant = models[row].variant
-    released = run.project.manifest.of(variant.id, input_size_of(cell.protocol)) if variant is not None else ()
+    manifest, kind = run.project.manifest, spec.column(metric).kind.kind
+    if variant is None:
+        released = ()
+    elif kind in HEADS:
+        released = manifest.dense(variant.id, kind)
+    else:
+        released = manifest.of(variant.id, input_size_of(cell.protocol))
     click.echo(story(spec, models[row], cell, released), nl=False)

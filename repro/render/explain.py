@@ -9,10 +9,12 @@ from typing import Any
 from tabulate import tabulate
 
 from repro.compare.cells import Cell
+from repro.compare.dense import OPTIONS
 from repro.render.story import command_of, conclusion_of, conventions_of, operators_of
 from repro.render.terminal import WIDTH, paint
 from repro.render.view import MEANINGS, SIGNS
 from repro.spec.manifest import Checkpoint
+from repro.spec.metrics import METRICS
 from repro.spec.tables import Row, Table
 
 _INDENT = " " * 10
@@ -41,12 +43,14 @@ def explain(table: Table, row: Row, cell: Cell, checkpoints: Sequence[Checkpoint
     if cell.evidence is not None:
         blocks.append(_evidence(cell))
     record = cell.record
-    accuracy = cell.column.kind.kind == "accuracy"
-    if accuracy and checkpoints:
+    accuracy, dense = cell.column.kind.kind == "accuracy", cell.column.kind.kind in OPTIONS
+    if (accuracy or dense) and checkpoints:
         blocks.append(_checkpoints(checkpoints))
     if record is not None:
         if accuracy and record.error is None:
             blocks.append(_interval(cell))
+        if dense and record.error is None:
+            blocks.append(_evaluated(cell))
         if cell.metric in ("params", "gmacs") and record.error is None:
             blocks.append(_conventions(cell))
         if cell.metric == "gmacs" and record.error is None:
@@ -60,7 +64,8 @@ def _checkpoints(checkpoints: Sequence[Checkpoint]) -> str:
     lines = []
     for item in checkpoints:
         state = item.paper_row.replace("_", " ")
-        lines.append(f"weights   {item.id}: {state}" + (f", {item.source.place}" if item.source else ""))
+        schedule = f", {item.schedule}" if item.schedule else ""
+        lines.append(f"weights   {item.id}: {state}{schedule}" + (f", {item.source.place}" if item.source else ""))
         for text in (item.reason, item.protocol_note):
             lines += [textwrap.fill(text, WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT)] if text else []
         if item.looked:
@@ -68,9 +73,26 @@ def _checkpoints(checkpoints: Sequence[Checkpoint]) -> str:
         for figure in (*([item.official] if item.official else []), *item.others):
             top5 = f", top-5 {figure.top5}" if figure.top5 else ""
             protocol = f" at {figure.protocol}" if figure.protocol else ""
-            lines.append(f"{_INDENT}source: {figure.source}: top-1 {figure.top1}{top5}{protocol}")
+            name = "top-1" if figure.top1 else "mIoU" if figure.miou else "AP box / mask"
+            lines.append(f"{_INDENT}source: {figure.source}: {name} {figure.text}{top5}{protocol}")
             lines.append(textwrap.fill(figure.where, WIDTH, initial_indent=_DEEPER, subsequent_indent=_DEEPER))
     return "\n".join(lines)
+
+
+def _evaluated(cell: Cell) -> str:
+    """What else an evaluation of a detector or segmenter found, and on what."""
+    record = cell.record
+    assert record is not None
+    details = record.details
+    found = ", ".join(f"{METRICS[name].header} {details[name]:.2f}" for name in METRICS if name in details)
+    protocol = record.protocol
+    return (
+        f"found     {found}\n"
+        f"images    {protocol['dataset']}, {details['images']:,} images, pipeline {protocol['pipeline']}; "
+        f"fingerprint {details['fingerprint'][:16]}\n"
+        f"run       {protocol['precision']} on {details['device']}, backbone {details['backbone']}; "
+        f"weights SHA-256 {details['sha256'][:16]}"
+    )
 
 
 def _interval(cell: Cell) -> str:

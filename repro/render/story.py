@@ -9,6 +9,7 @@ from decimal import Decimal
 from statistics import median
 
 from repro.compare.cells import Cell, convention
+from repro.compare.dense import OPTIONS
 from repro.compare.tolerance import rounds_to, truncates_to
 from repro.render.view import MEANINGS, REASONS, SIGNS
 from repro.spec.metrics import scale
@@ -82,8 +83,9 @@ def story_of(table: Table, row: Row, cell: Cell, anchor: str) -> Story:
 
 def command_of(table: Table, row: Row, cell: Cell) -> str:
     """The command line that measures the cell again, safe to paste into a shell."""
-    if cell.column.kind.kind == "accuracy":
-        return f"repro evaluate {table.number} --imagenet DIR"
+    options = {"accuracy": "--imagenet", **OPTIONS}
+    if cell.column.kind.kind in options:
+        return f"repro evaluate {table.number} {options[cell.column.kind.kind]} DIR"
     model = row.model.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]")
     return f"repro table {table.number} --only {shlex.quote(model)} --metrics {cell.metric} --refresh"
 

@@ -153,6 +153,11 @@ def test_a_trained_detector_reaches_the_table(repro, workshop, evaluate, tmp_pat
     assert cells["Tiny"]["miou"]["measured"] == pytest.approx(segmenter["miou"])
     assert cells["Never"]["ap_box"]["reason"] == "no_released_checkpoint"
     assert cells["Unlisted"]["miou"]["reason"] == "needs_dataset"
+    story = repro("explain", "1", "Tiny", "ap_box", "--project", str(workshop), "--store", str(store)).stdout
+    assert "weights   tiny_detector: same, 150 steps, https://example.org/tiny_detector.pth" in story
+    assert "AP box / mask 90.0 / 91.0" in story
+    assert "images    shapes, 12 images, pipeline coco" in story
+    assert "repeat    repro evaluate 1 --coco DIR" in story
     again = evaluate("1", "--coco", workshop / "coco", "--format", "json")
     assert json.loads(again.stdout)["checkpoints"][0]["evaluated"] == 0
     assert "tiny_detector" in evaluate("1", "--coco", workshop / "coco").stdout
