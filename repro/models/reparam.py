@@ -36,10 +36,17 @@ _NO_READERS = ("__get__", "dim", "size", "numel", "is_floating_point", "dropout"
 
 
 class _Nothing(nn.Module):
-    """Stands for a head whose weights went into its twin: adds zero."""
+    """Stands for a head whose weights went into its twin: adds zero.
+
+    A constant, not ``new_zeros(())``: coremltools 9.0 takes that empty shape for one of floats and refuses to fill it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("zero", torch.zeros(()), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.new_zeros(())
+        return self.get_buffer("zero")
 
 
 def has_two_heads(model: nn.Module) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -34,3 +36,16 @@ def test_another_size_runs_and_its_biases_are_of_offsets(network: torch.nn.Modul
     assert torch.equal(maps[:, 0, 1], maps[:, 6, 7])
     assert torch.equal(maps[:, 0, 1], maps[:, 1, 0])
     assert not torch.equal(maps[:, 0, 1], maps[:, 0, 5])
+
+
+@pytest.mark.slow
+def test_a_distilled_efficientformer_converts_at_another_size(tmp_path: Path) -> None:
+    from repro.coreml.check import check_package
+    from repro.coreml.convert import convert
+    from repro.coreml.exporting import deployed
+    from repro.spec.tables import Variant
+
+    seeded = {"path": None, "seed": 0, "sha256": None, "wrapper": None}
+    module = deployed(Variant(id="l1", builder="timm", model="efficientformer_l1"), (96, 96), seeded)
+    package = convert(module, tmp_path / "l1.mlpackage", input_size=96)
+    assert check_package(package, module).verdict == "passed"
