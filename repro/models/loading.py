@@ -2,7 +2,8 @@
 
 A file is safetensors, or what ``torch.save`` writes, read with ``weights_only``: tensors and plain containers, and of
 classes only ``argparse.Namespace``, in which many official files keep their training arguments and which is a bag of
-attributes. Any other class in the file is an error and is not imported.
+attributes. Training notes of the detection toolkits (histories of losses, as numpy arrays) are read as empty
+placeholders. Any other class in the file is an error. No class is imported.
 """
 
 from __future__ import annotations
@@ -29,6 +30,31 @@ from repro.models.official import StateDictError, load_official
 WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "state_dict", "model", "net", "module")
 _DEEPEST = 3  # a wrapper in a wrapper in a wrapper: {"ema": {"module": {...}}}
 _CLASS = re.compile(r"Unsupported (?:global|class|type)[^:]*?:? (?:GLOBAL )?([\w.]+)|GLOBAL ([\w.]+)")
+
+
+class _Ignored:
+    """Stands for an object of a file's training notes: it takes anything, keeps nothing and does nothing."""
+
+    def __new__(cls, *_: Any) -> _Ignored:
+        return object.__new__(cls)
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+# What MMDetection 3 and MMSegmentation 1 keep beside the weights.
+_NOTES = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.ndarray",
+    "numpy.dtype",
+)
 
 
 class CheckpointError(ModelError):
@@ -90,8 +116,9 @@ def _torch(path: Path, head: bytes) -> Any:
     if not (head[:4] == b"PK\x03\x04" or head[:1] == b"\x80"):
         raise CheckpointError(f"{path}: not a weight file: it starts with {head[:8]!r}")
     try:
-        # A released file may have been saved on a GPU or with numpy scalars; the first is moved, the second refused.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        # A released file may have been saved on a GPU, and is moved.
+        known: list[Any] = [argparse.Namespace, *((_Ignored, name) for name in _NOTES)]
+        with torch.serialization.safe_globals(known), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols that torch itself does not write
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -239,3 +239,34 @@ def test_a_ray_cluster_finds_the_same(workshop, evaluate, tmp_path):
     first, second = (json.loads(result.stdout)["checkpoints"][0] for result in (one, two))
     assert second["evaluated"] == 12
     assert first["metrics"] == second["metrics"]
+
+
+def test_a_file_of_the_toolkits_is_read_without_the_toolkits(tmp_path, monkeypatch):
+    """MMDetection 3 keeps histories of losses beside the weights: objects of a package that is not here."""
+    import sys
+    from types import ModuleType
+
+    from repro.models.loading import CheckpointError, read_weights
+
+    class HistoryBuffer:
+        def __init__(self):
+            self.max_length = 100
+            self._log_history, self._count_history = np.array([0.5, 0.25]), np.array([1, 1])
+
+    module = "mmengine.logging.history_buffer"
+    HistoryBuffer.__module__, HistoryBuffer.__qualname__ = module, "HistoryBuffer"
+    for name in ("mmengine", "mmengine.logging", module):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    sys.modules[module].HistoryBuffer = HistoryBuffer
+    hub = {"log_scalars": {"train/loss": HistoryBuffer()}, "runtime_info": {"iter": 3, "lr": np.float64(0.1)}}
+    path = tmp_path / "epoch_12.pth"
+    torch.save({"meta": {"epoch": 12}, "state_dict": {"a": torch.ones(2)}, "message_hub": hub}, path)
+    for name in ("mmengine", "mmengine.logging", module):
+        monkeypatch.delitem(sys.modules, name)
+
+    weights = read_weights(path, "state_dict")
+    assert torch.equal(weights.tensors["a"], torch.ones(2))
+    assert "mmengine" not in sys.modules
+    torch.save({"state_dict": {"a": torch.ones(2), "b": np.ones(2)}}, path)
+    with pytest.raises(CheckpointError, match=r"b is a \w+, not a tensor"):
+        read_weights(path)
