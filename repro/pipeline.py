@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from repro.compare.cells import Records, TableResult, compare, needs, printed_cell
+from repro.compare.cells import TableResult, compare, needs, printed_cell
 from repro.compare.estimate import Printed, Programs, estimated, model_of
+from repro.compare.records import Records
 from repro.compare.tolerance import Tolerance
 from repro.errors import UsageError
 from repro.exclusive import beside_others

@@ -149,8 +149,8 @@ def _renew(old: Any, measured: Any, folder: Path, wanted: Sequence[Any], run: An
     A record that says what the published one says, versions included, is not published again: only what moved changes
     the ledger. A failed measurement never takes a published value away.
     """
-    from repro.compare.cells import Records
     from repro.compare.drift import drift, newest, place_of, place_of_need
+    from repro.compare.records import Records
     from repro.results.record import canonical
     from repro.results.store import Store
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from repro.compare.records import Records
 from repro.measure.needs import IMAGENET, Need, Unmeasurable, accuracy_need, input_size_of
 from repro.results.record import Record
 from repro.results.store import Found
-from repro.spec.manifest import Checkpoint, Manifest
+from repro.spec.manifest import Checkpoint
 from repro.spec.tables import InputSize, Row, Table, Variant
 
 if TYPE_CHECKING:
@@ -17,17 +18,6 @@ if TYPE_CHECKING:
 
 LOCAL = "local"
 IMAGENET_IMAGES = 50_000
-
-
-class _Records(Protocol):
-    """Where records are looked up."""
-
-    @property
-    def manifest(self) -> Manifest:
-        """The project's checkpoints."""
-
-    def find(self, need: Need) -> Found | None:
-        """The record of a measurement."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +31,7 @@ class FoundAccuracy:
     message: str = ""
 
 
-def find_accuracy(table: Table, row: Row, metric: str, records: _Records) -> FoundAccuracy | Unmeasurable:
+def find_accuracy(table: Table, row: Row, metric: str, records: Records) -> FoundAccuracy | Unmeasurable:
     """The best record for a cell: the paper's own weights before another recipe's before the user's own."""
     if row.variant is None:
         return Unmeasurable(reason="no_builder", hint="no library or port builds this model")

@@ -6,14 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from repro.compare.records import Records
 from repro.measure.needs import Need, architecture_need
 from repro.results.record import Record
 from repro.spec.tables import Block, Layer, Row, Stage, Table
-
-if TYPE_CHECKING:
-    from repro.compare.cells import Records
 
 
 @dataclass(frozen=True, kw_only=True)

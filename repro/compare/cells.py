@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 from repro.compare.accuracy import find_accuracy
@@ -15,16 +14,15 @@ from repro.compare.architecture import StructureCell, architecture_needs, compar
 from repro.compare.dense import find_dense
 from repro.compare.latency import Beside, imported, other_devices
 from repro.compare.published import PublishedColumn, published
+from repro.compare.records import Records
 from repro.compare.tolerance import Tolerance, exact, rounds_to, truncates_to
 from repro.errors import UsageError
-from repro.measure.needs import Need, Unmeasurable, latency_need, need_of, subject_of
+from repro.measure.needs import Need, Unmeasurable, latency_need, need_of
 from repro.results.record import Record
-from repro.results.store import Found, Store
-from repro.spec.manifest import Manifest
 from repro.spec.metrics import METRICS, scale
 from repro.spec.parse import is_number
 from repro.spec.reader import suggestion
-from repro.spec.tables import Column, Deviation, Reported, Row, Table, Variant
+from repro.spec.tables import Column, Deviation, Reported, Row, Table
 
 STATUSES = ("match", "within", "explained", "outside", "failed", "not_measured", "not_reported")
 COMPARED = ("match", "within", "explained", "outside")
@@ -100,32 +98,6 @@ class TableResult:
         """How many cells have each status."""
         counted = Counter(cell.status for _, cell in self.cells)
         return {status: counted[status] for status in STATUSES}
-
-
-@dataclass(frozen=True)
-class Records:
-    """The user's store first, then the ledger."""
-
-    store: Store
-    ledger: Store | None = None
-    manifest: Manifest = field(default_factory=lambda: Manifest(folder=Path()))  # whose weights an accuracy may be of
-
-    def find(self, need: Need) -> Found | None:
-        """The record of a measurement: current before stale, the user's own before the published one."""
-        found = [
-            item
-            for source in (self.store, self.ledger)
-            if source is not None
-            for item in [source.find(need.subject, need.metric, need.protocol, need.versions)]
-            if item is not None
-        ]
-        return min(found, key=lambda item: (item.stale, item.record.error is not None), default=None)
-
-    def every(self, variant: Variant, metric: str) -> list[Record]:
-        """All records of a variant's metric, the user's own and the published ones, each once."""
-        subject = subject_of(variant)
-        sources = [source for source in (self.store, self.ledger) if source is not None]
-        return list({record.id: record for source in sources for record in source.every(subject, metric)}.values())
 
 
 # What the cell of a table, row and metric prints; None where there is no such cell.

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal, DivisionByZero, InvalidOperation
 from typing import Any
 
-from repro.compare.cells import Records, compare, needs
+from repro.compare.cells import compare, needs
+from repro.compare.records import Records
 from repro.compare.tolerance import decimals
 from repro.errors import InputError, Problem
 from repro.measure.needs import Need, operators_need

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from repro.compare.accuracy import LOCAL, FoundAccuracy, _Records
+from repro.compare.accuracy import LOCAL, FoundAccuracy
+from repro.compare.records import Records
 from repro.measure.needs import Need, Unmeasurable, dense_need
 from repro.results.record import Record
 from repro.spec.manifest import DETECTION, SEGMENTATION, Checkpoint
@@ -30,7 +31,7 @@ def label_of(name: str, task: str, images: int) -> str:
     return name if name != DATASETS[task] or images == IMAGES[task] else f"{name} ({images:,} images)"
 
 
-def find_dense(table: Table, row: Row, metric: str, records: _Records) -> FoundAccuracy | Unmeasurable:
+def find_dense(table: Table, row: Row, metric: str, records: Records) -> FoundAccuracy | Unmeasurable:
     """The best record for a cell: the paper's own weights before another recipe's before the user's own."""
     if row.variant is None:
         return Unmeasurable(reason="no_builder", hint="no library or port builds this model")

@@ -8,7 +8,8 @@ from decimal import Decimal
 from statistics import median
 from typing import Any
 
-from repro.compare.cells import Cell, Records, TableResult, compare, convention, needs
+from repro.compare.cells import Cell, TableResult, compare, convention, needs
+from repro.compare.records import Records
 from repro.compare.tolerance import exact
 from repro.measure.needs import Need, need_of
 from repro.results.record import Record, canonical

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
+from repro.compare.records import Records
 from repro.measure.needs import Need, latency_need
 from repro.results.latency import UNKNOWN, Latency, value_of
 from repro.results.record import Record
@@ -18,13 +19,6 @@ from repro.spec.tables import InputSize, Row, Table, Variant, plain_size
 FORM = "folded"
 #: Options that a table does not state, and what a latency has unless another is asked for.
 DEFAULTS = {"target": "iOS15", "input": "tensor"}
-
-
-class _Records(Protocol):
-    """Where records are looked up."""
-
-    def every(self, variant: Variant, metric: str) -> list[Record]:
-        """All records of a variant's metric."""
 
 
 def record_need(
@@ -116,7 +110,7 @@ class Beside:
     notes: tuple[str, ...] = ()
 
 
-def other_devices(table: Table, rows: Sequence[Row], records: _Records) -> tuple[Beside, ...]:
+def other_devices(table: Table, rows: Sequence[Row], records: Records) -> tuple[Beside, ...]:
     """The latencies that are not of the paper's protocol, by what they were measured on, newest record first."""
     if table.column("latency") is None:
         return ()

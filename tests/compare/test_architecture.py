@@ -8,7 +8,8 @@ import click
 import pytest
 
 from repro.compare.architecture import architecture_needs, same, text
-from repro.compare.cells import Records, compare, needs
+from repro.compare.cells import compare, needs
+from repro.compare.records import Records
 from repro.compare.tolerance import Tolerance
 from repro.compare.verify import verify
 from repro.measure.needs import architecture_need

@@ -6,7 +6,8 @@ from decimal import Decimal
 
 import pytest
 
-from repro.compare.cells import Records, compare, select_rows
+from repro.compare.cells import compare, select_rows
+from repro.compare.records import Records
 from repro.compare.tolerance import parse_tolerance
 from repro.compare.verify import verify
 from repro.errors import UsageError

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 import pytest
 
-from repro.compare.cells import Records
 from repro.compare.claims import claim_needs, compare_claims
+from repro.compare.records import Records
 from repro.errors import InputError
 from repro.measure.claims import ELEMENTWISE, operators_of
 from repro.measure.plan import missing, records_of

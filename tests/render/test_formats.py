@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repro.compare.cells import Records, compare
+from repro.compare.cells import compare
+from repro.compare.records import Records
 from repro.render.engine import latex, markdown, render
 from repro.render.formats import FORMATS, as_frame
 from repro.render.terminal import WIDTH

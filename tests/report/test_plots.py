@@ -7,8 +7,9 @@ from xml.etree import ElementTree as Xml
 
 import pytest
 
-from repro.compare.cells import Records, compare
+from repro.compare.cells import compare
 from repro.compare.latency import Beside
+from repro.compare.records import Records
 from repro.compare.tolerance import parse_tolerance
 from repro.render.figures import Point, figures, only_table, pareto
 from repro.results.store import Store

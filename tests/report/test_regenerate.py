@@ -84,7 +84,7 @@ def test_a_night_then_a_quiet_night_then_a_changed_width(repro, second_paper):
 
 def compared(second_paper, old, now):
     table = Project(root=second_paper).table(1)
-    from repro.compare.cells import Records
+    from repro.compare.records import Records
 
     store = Store(second_paper / "store")
     for record in now:
