@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,7 +15,7 @@ import click
 
 from repro.commands.options import OFF, OK, formats_of, project_option
 from repro.errors import ReproError, UsageError
-from repro.spec.manifest import PAPER_ROWS, Checkpoint, Manifest, unknown
+from repro.spec.manifest import DETECTION, HEADS, PAPER_ROWS, SEGMENTATION, Checkpoint, Manifest, unknown
 from repro.spec.project import Project
 
 _folder_option = click.option(
@@ -159,7 +159,9 @@ def check(names: tuple[str, ...], load: bool, folder: Path | None, project: Path
             sha256 = place.hash_of(item)
             weights = read_weights(path, item.wrapper)
             said = f"{len(weights.tensors)} tensors"
-            if load and item.preprocessing is not None:
+            if load and item.task in HEADS:
+                said += f", {_load_dense(item, path, sha256, weights.tensors)}"
+            elif load and item.preprocessing is not None:
                 said += f", {_load(item, variants, path)}"
             click.echo(f"{item.id}: right, {sha256[:12]}, {said}")
         except ReproError as error:
@@ -178,6 +180,26 @@ def _load(item: Checkpoint, variants: Any, path: Path) -> str:
     variant = item.build or variants.get(item.variant) or Variant(id=item.variant, builder="timm", model=item.variant)
     assert item.preprocessing is not None
     model = load_weights(build(variant, input_size=item.preprocessing.input_size), path, item.wrapper)
+    return f"loads into {type(model).__name__}"
+
+
+def _load_dense(item: Checkpoint, path: Path, sha256: str, tensors: Mapping[str, Any]) -> str:
+    from repro.accuracy.dense.worker import DenseEntry, build
+
+    entry = DenseEntry(
+        name=item.id,
+        task=item.task,
+        backbone=item.build.model if item.build is not None else item.variant,
+        path=path,
+        pipeline=str(item.pipeline),
+        sha256=sha256,
+        wrapper=item.wrapper,
+    )
+    # how many classes it has is the file's to say: a detector's last one is the background
+    names = {DETECTION: "roi_head.bbox_head.fc_cls.bias", SEGMENTATION: "decode_head.conv_seg.bias"}
+    classifier = tensors.get(names[item.task])
+    classes = 1 if classifier is None else len(classifier) - (item.task == DETECTION)
+    model = build(entry, classes)
     return f"loads into {type(model).__name__}"
 
 

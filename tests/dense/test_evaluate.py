@@ -197,6 +197,15 @@ def test_what_an_interrupted_run_did_is_not_done_again(workshop, evaluate, tmp_p
 
 
 @pytest.mark.slow
+def test_the_files_that_are_here_are_checked(repro, workshop):
+    result = repro("checkpoints", "check", "--load", "--project", str(workshop),
+                   "--checkpoints", str(workshop / "weights"))  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "loads into MaskRCNN" in result.stdout
+    assert "loads into SemanticFPN" in result.stdout
+
+
+@pytest.mark.slow
 def test_several_processes_find_the_same(workshop, evaluate, tmp_path):
     one = evaluate("tiny_detector", "--coco", workshop / "coco", "--format", "json")
     two = evaluate("tiny_detector", "--coco", workshop / "coco", "--format", "json", "--jobs", "2",
