@@ -43,8 +43,12 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=1)
     arguments = parser.parse_args()
     wanted = Wanted(weights=None, checkpoints=None, precision="float16", target="iOS15", input_kind="tensor", size=None)
-    requests = wanted.requests(Project.find(None), arguments.tables)[:: arguments.sample]
-    names = [request.variant.id for request in requests]
+    project = Project.find(None)
+    chosen = arguments.tables
+    if arguments.sample > 1:
+        sampled = wanted.requests(project, chosen)[:: arguments.sample]
+        chosen = list(dict.fromkeys(request.variant.id for request in sampled))
+    requests = wanted.requests(project, chosen)
     with TemporaryDirectory() as name:
         folder = Path(name)
         jobs = [ExportJob(request=item, folder=folder / "plain", check=False, convert=True) for item in requests]
@@ -52,7 +56,6 @@ def main() -> None:
         start = time.perf_counter()
         subprocess.run([sys.executable, "-c", PLAIN, str(folder / "jobs.json")], check=True, stderr=subprocess.DEVNULL)
         plain = time.perf_counter() - start
-        chosen = arguments.tables if arguments.sample == 1 else list(dict.fromkeys(names))
         command = ["export", *chosen, "--jobs", "2", "--output", str(folder / "packages")]
         seconds, loaded = [], ""
         for _ in range(4):
