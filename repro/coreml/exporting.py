@@ -49,6 +49,17 @@ def deployed(variant: Variant, input_size: InputSize, weights: dict[str, Any]) -
     UsageError
         When the file is not the one that was hashed.
     """
+    threads = torch.get_num_threads()
+    # Seeded weights follow activations, whose last bits follow the number of threads: a package made by two workers
+    # must be the one that a later check with one worker expects.
+    torch.set_num_threads(1)
+    try:
+        return _deployed(variant, input_size, weights)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _deployed(variant: Variant, input_size: InputSize, weights: dict[str, Any]) -> nn.Module:
     from repro.models.loading import load_weights
 
     size = (3, *input_size)

@@ -118,6 +118,23 @@ def test_a_package_that_somebody_touched_is_made_again(
     )
 
 
+def test_seeded_weights_do_not_depend_on_the_number_of_threads() -> None:
+    from repro.coreml.exporting import deployed
+    from repro.spec.tables import Variant
+
+    variant = Variant(id="v", builder="timm", model="mobilenetv4_conv_small", arguments={"num_classes": 5})
+    made = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        try:
+            made.append(deployed(variant, (64, 64), {"path": None, "seed": 0, "sha256": None, "wrapper": None}))
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(1)
+    first, *others = (network.state_dict() for network in made)
+    assert all(torch.equal(value, other[name]) for other in others for name, value in first.items())
+
+
 @pytest.mark.slow
 def test_weights_of_ones_own_are_held_against_a_package(
     paper: Path, exported: tuple[Path, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
