@@ -18,12 +18,20 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from repro.errors import ReproError
+
 GIB = 2**30
 _OUT_OF_MEMORY = 86  # exit status of a worker whose guard saw too much memory in use
 _ORPHANED = 87
 _END_SECONDS = 15.0  # what the pool's processes get to end by themselves
+_UNUSABLE = "unusable"
+_unusable = ""  # in a worker: why nothing can run in it
 #: What counts a variant: the task of every measurement that is a table's.
 COUNTING = "repro.measure.tasks:measure"
+
+
+class WorkerError(ReproError):
+    """An installation in which no worker can do anything."""
 
 
 class Job(Protocol):
@@ -89,7 +97,12 @@ def _start(parent: int, memory: int, threads: int, paths: list[str], task: str) 
     import warnings
 
     warnings.filterwarnings("ignore")
-    importlib.import_module(task.partition(":")[0])
+    try:
+        importlib.import_module(task.partition(":")[0])
+    except Exception as error:  # an older timm, a torch without its libraries: every job would say so
+        global _unusable
+        _unusable = f"a worker cannot be started here: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
 
@@ -100,8 +113,8 @@ def _start(parent: int, memory: int, threads: int, paths: list[str], task: str) 
 
 def _work(task: str, payload: dict[str, Any]) -> dict[str, Any]:
     """Run one job in a worker; whatever the model raises becomes its outcome."""
-    from repro.errors import ReproError
-
+    if _unusable:
+        return {"error": {"reason": _UNUSABLE, "message": _unusable}}
     try:
         module, _, name = task.partition(":")
         outcome: dict[str, Any] = getattr(importlib.import_module(module), name)(payload)
@@ -173,6 +186,11 @@ def run(
     ``task`` names the function, as module:function, that each worker calls with a job's payload.
     ``done`` is called from this thread. A job that fails in any way has an outcome with an ``error``. On
     ``KeyboardInterrupt`` the workers are stopped; what ``done`` was given is finished.
+
+    Raises
+    ------
+    WorkerError
+        When what the task needs cannot be imported.
     """
     if not jobs:
         return
@@ -209,7 +227,10 @@ def run(
             running += submit()
         while running:
             job, future = finished.get()
-            done(job, _outcome(future, limits))
+            outcome = _outcome(future, limits)
+            if (failure := outcome.get("error")) is not None and failure["reason"] == _UNUSABLE:
+                raise WorkerError(failure["message"])
+            done(job, outcome)
             running += submit() - 1
         pool.close()
     except BaseException:

@@ -6,6 +6,10 @@ import multiprocessing
 import signal
 import threading
 import time
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
 
 from repro.measure import workers
 
@@ -24,3 +28,24 @@ def test_a_pool_that_does_not_end_is_left_and_its_processes_are_killed(monkeypat
     workers._end(Stuck())
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
+
+
+@dataclass(frozen=True)
+class Anything:
+    name: str = "anything"
+
+    def payload(self) -> dict[str, Any]:
+        return {}
+
+
+def test_an_installation_that_cannot_run_a_task_is_said_once(tmp_path):
+    (tmp_path / "needs_more.py").write_text("raise ImportError('timm has no such layer')")
+    with pytest.raises(workers.WorkerError, match="ImportError: timm has no such layer"):
+        workers.run(
+            [Anything(), Anything()],
+            workers=1,
+            limits=workers.Limits(seconds=60),
+            done=lambda job, outcome: pytest.fail("no job ran"),
+            paths=[str(tmp_path)],
+            task="needs_more:work",
+        )
