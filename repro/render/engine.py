@@ -43,6 +43,7 @@ _LATEX = {
     "→": r"$\rightarrow$",
     "≤": r"$\leq$",
     "≥": r"$\geq$",
+    "≠": r"$\neq$",
     "±": r"$\pm$",
     "°": r"$^{\circ}$",
 }
