@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
+from repro.exclusive import alone
 from tests.accuracy.made import image_folder
 
 TABLE = """\
@@ -243,3 +244,11 @@ def test_a_part_of_imagenet_is_not_called_imagenet():
     assert dataset_label("ImageNet-1k", 50_000) == "ImageNet-1k"
     assert dataset_label("ImageNet-1k", 1_000) == "ImageNet-1k (1,000 images)"
     assert dataset_label("digits", 450) == "digits"
+
+
+@pytest.mark.parametrize("option", ["--imagenet", "--coco"])
+def test_nothing_is_evaluated_while_a_latency_is_measured(repro, project, trained, own_store, tmp_path, option):
+    with alone(own_store):
+        done = evaluate(repro, project, option, trained / "val" if option == "--imagenet" else tmp_path)
+    assert done.exit_code == 2
+    assert "a latency is being measured" in done.stderr

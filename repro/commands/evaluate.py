@@ -138,7 +138,11 @@ def evaluate(
             checkpoints=checkpoints, offline=offline, dataset=dataset, classes=classes, device=device, jobs=jobs,
             executor=executor, format=chosen_formats[0],
         )  # fmt: skip
-        return evaluate_dense(open_run(project, store), asked)
+        from repro.exclusive import beside_others
+        from repro.results.store import default_folder
+
+        with beside_others(default_folder()):
+            return evaluate_dense(open_run(project, store), asked)
     if detectors or segmenters or detections:
         raise UsageError("--detector and --detections need --coco DIR, --segmenter needs --ade20k DIR")
     check_writable(predictions.parent if predictions else Path(), predictions is not None)
@@ -150,7 +154,9 @@ def evaluate(
     from repro.accuracy.engine import evaluate as evaluate_all
     from repro.accuracy.job import Options
     from repro.accuracy.predictions import PredictionStore
+    from repro.exclusive import beside_others
     from repro.progress import images_progress
+    from repro.results.store import default_folder
 
     variants = _variants(run.project)
     # whatever is wrong with the files or the images is said before anything is downloaded or built
@@ -170,7 +176,7 @@ def evaluate(
     for item in chosen:
         made, hashes[item.name] = _entry(item, classes, run.project)
         entries.append(made)
-    with images_progress() as report:
+    with beside_others(default_folder()), images_progress() as report:
         result = evaluate_all(
             images,
             entries,
