@@ -39,6 +39,7 @@ class _Nothing(nn.Module):
     """Stands for a head whose weights went into its twin: adds zero.
 
     A constant, not ``new_zeros(())``: coremltools 9.0 takes that empty shape for one of floats and refuses to fill it.
+    https://github.com/apple/coremltools/issues/1848
     """
 
     def __init__(self) -> None:
