@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,8 +92,11 @@ def own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 
 @pytest.fixture
-def second_paper(tmp_path: Path) -> Path:
+def second_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder with one table of hand-countable models."""
+    # every such project has its own module of this name: neither it nor its place may outlive the test
+    monkeypatch.delitem(sys.modules, "second_models", raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     project = tmp_path / "second"
     (project / "tables").mkdir(parents=True)
     (project / "tables" / "table_01.yaml").write_text(TABLE)

@@ -16,7 +16,7 @@ PACKAGE = Path(repro.__file__).parent
 # Low to high; rooms of one floor do not know each other.
 FLOORS = (
     ("errors",),
-    ("files", "exclusive"),
+    ("files", "exclusive", "ray_cluster"),
     ("spec", "results"),
     ("models", "checkpoints"),
     ("measure", "coreml", "accuracy"),

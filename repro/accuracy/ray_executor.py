@@ -7,9 +7,7 @@ image. The images and the weights must be found under the same paths on every ma
 
 from __future__ import annotations
 
-import os
 import pickle
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -20,6 +18,7 @@ from typing import Any
 from repro.accuracy.errors import EvaluationError
 from repro.accuracy.executor import ALLOCATOR
 from repro.accuracy.job import BatchDone, Event, GroupStarted, Job, ModelEntry, ModelFailed, free_memory, processors
+from repro.ray_cluster import joined, one_line, python_path
 
 _PACKAGES = ("torch", "timm", "repro-tables")
 _ATTEMPTS = 4  # of one shard: more losses than that are its own doing
@@ -108,24 +107,12 @@ class RayExecutor:
             When Ray is not installed, the cluster has no such processor, its machines have other versions of torch or
             timm, or a shard is lost again and again.
         """
-        try:
-            import ray  # type: ignore[import-not-found, import-untyped, unused-ignore]
-        except ImportError as error:
-            raise EvaluationError("the Ray executor needs ray, which is not installed") from error
-        started = not ray.is_initialized()
-        if started:
+        with joined(self.address, EvaluationError) as ray:
+            cluster = _Cluster(ray, job, self._count(ray, job))
             try:
-                ray.init(address=self.address, log_to_driver=False, configure_logging=False, include_dashboard=False)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                line = " ".join(str(error).split())
-                raise EvaluationError(f"no Ray cluster at {self.address or 'this machine'}: {line}") from error
-        cluster = _Cluster(ray, job, self._count(ray, job))
-        try:
-            yield from cluster.run(self.shard)
-        finally:
-            cluster.stop()
-            if started:
-                ray.shutdown()
+                yield from cluster.run(self.shard)
+            finally:
+                cluster.stop()
 
     def _count(self, ray: Any, job: Job) -> int:
         kind = "GPU" if job.options.device == "cuda" else "CPU"
@@ -148,9 +135,7 @@ class _Cluster:
         gpu = self.job.options.device == "cuda"
         total = self.ray.cluster_resources()
         share = max(1, int(total.get("CPU", 1) // max(1, total.get("GPU", 1)))) if gpu else 1
-        # what this interpreter finds beside its installed packages: a checkout, a user's module of builders
-        paths = [path for path in sys.path if path and not path.startswith((sys.prefix, sys.base_prefix))]
-        environment = {**ALLOCATOR, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+        environment = {**ALLOCATOR, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()}
         actor = (
             self.ray.remote(_Worker)
             .options(num_cpus=share, num_gpus=1 if gpu else 0, runtime_env={"env_vars": environment})
@@ -188,7 +173,7 @@ class _Cluster:
         try:
             return self.ray.get(reference)
         except self.ray.exceptions.RayActorError as error:
-            raise EvaluationError(f"a Ray worker was lost before it began: {_line(error)}") from error
+            raise EvaluationError(f"a Ray worker was lost before it began: {one_line(error)}") from error
 
     def _check(self, actor: Any) -> None:
         machine, versions = self._get(actor.versions.remote())
@@ -242,7 +227,7 @@ class _Cluster:
             if shard.losses >= _ATTEMPTS:
                 first = shard.batches[0]
                 raise EvaluationError(
-                    f"batch {first} and those after it lost {_ATTEMPTS} workers: {_line(error)}"
+                    f"batch {first} and those after it lost {_ATTEMPTS} workers: {one_line(error)}"
                 ) from error
             work.todo.appendleft(shard)
             self._replace(work)
@@ -253,7 +238,3 @@ class _Cluster:
     def _replace(self, work: _Pass) -> None:
         actor = self.start()
         work.starting[actor.fill.remote(work.entries)] = actor
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

@@ -7,13 +7,12 @@ lost. A project's own models, and folders that jobs write to, must be found unde
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from repro.errors import ReproError
 from repro.measure.workers import COUNTING, J, Limits, run
+from repro.ray_cluster import joined, one_line, python_path
 
 _PACKAGES = ("torch", "torchvision", "timm", "fvcore", "coremltools", "repro-tables")
 _SHARE = 4  # portions a processor: few enough to start few workers, enough that none waits long for the last
@@ -89,25 +88,26 @@ def run_on_ray(
     """
     if not jobs:
         return
-    try:
-        import ray  # type: ignore[import-not-found, import-untyped, unused-ignore]
-    except ImportError as error:
-        raise ClusterError("--executor ray needs ray, which is not installed") from error
-    here = not ray.is_initialized()
-    if here:
-        try:
-            ray.init(address=address, log_to_driver=False, configure_logging=False, include_dashboard=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {_line(error)}") from error
+    with joined(address, ClusterError) as ray:
+        _spread(ray, jobs, limits, done, started, paths, task)
+
+
+def _spread(
+    ray: Any,
+    jobs: Sequence[J],
+    limits: Limits,
+    done: Callable[[J, dict[str, Any]], None],
+    started: Callable[[J], None] | None,
+    paths: Sequence[str],
+    task: str,
+) -> None:
+    # a lost machine's portion is run again; an exception of ours is not
+    environment = {"env_vars": {"PYTHONPATH": python_path(*paths)}}
+    remote = ray.remote(_portion).options(num_cpus=1, max_retries=3, runtime_env=environment)
+    processors = int(ray.cluster_resources().get("CPU", 1))
+    size = max(1, -(-len(jobs) // (processors * _SHARE)))
     waiting: dict[Any, tuple[J, ...]] = {}
     try:
-        # what this interpreter finds beside its installed packages: a checkout, a user's module of builders
-        own = [path for path in sys.path if path and not path.startswith((sys.prefix, sys.base_prefix))]
-        environment = {"PYTHONPATH": os.pathsep.join([*paths, *own])}
-        # a lost machine's portion is run again; an exception of ours is not
-        remote = ray.remote(_portion).options(num_cpus=1, max_retries=3, runtime_env={"env_vars": environment})
-        processors = int(ray.cluster_resources().get("CPU", 1))
-        size = max(1, -(-len(jobs) // (processors * _SHARE)))
         for start in range(0, len(jobs), size):
             portion = tuple(jobs[start : start + size])
             plain = [(job.name, job.payload()) for job in portion]
@@ -123,8 +123,6 @@ def run_on_ray(
     finally:
         for reference in waiting:
             ray.cancel(reference, force=True)
-        if here:
-            ray.shutdown()
 
 
 def _outcomes(ray: Any, reference: Any, count: int) -> list[dict[str, Any]]:
@@ -133,10 +131,6 @@ def _outcomes(ray: Any, reference: Any, count: int) -> list[dict[str, Any]]:
         return outcomes
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
-        raise cause if isinstance(cause, ReproError) else ClusterError(_line(error)) from error
+        raise cause if isinstance(cause, ReproError) else ClusterError(one_line(error)) from error
     except ray.exceptions.RayError as error:
-        return [{"error": {"reason": "crashed", "message": f"lost with its machine: {_line(error)}"}}] * count
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+        return [{"error": {"reason": "crashed", "message": f"lost with its machine: {one_line(error)}"}}] * count

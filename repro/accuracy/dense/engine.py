@@ -16,6 +16,7 @@ from repro.accuracy.dense.results import ResultStore
 from repro.accuracy.dense.worker import DenseEntry, Worker
 from repro.accuracy.engine import Status
 from repro.accuracy.errors import DatasetError, EvaluationError
+from repro.ray_cluster import joined, python_path
 from repro.spec.manifest import DETECTION
 
 SHARD = 4  # images that are handed out, and kept, together
@@ -222,23 +223,21 @@ class Ray:
         EvaluationError
             When Ray is not installed, or there is no cluster.
         """
-        try:
-            import ray  # type: ignore[import-not-found, import-untyped, unused-ignore]
-        except ImportError as error:
-            raise EvaluationError("the Ray executor needs ray, which is not installed") from error
-        started = not ray.is_initialized()
-        if started:
-            try:
-                ray.init(address=self.address, log_to_driver=False, configure_logging=False, include_dashboard=False)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                line = " ".join(str(error).split())
-                raise EvaluationError(f"no Ray cluster at {self.address or 'this machine'}: {line}") from error
+        with joined(self.address, EvaluationError) as ray:
+            yield from self._run(ray, entry, dataset, device, shards)
+
+    @staticmethod
+    def _run(
+        ray: Any, entry: DenseEntry, dataset: DenseDataset, device: str, shards: Sequence[Sequence[int]]
+    ) -> Iterator[dict[int, Any]]:
         kind = "GPU" if device == "cuda" else "CPU"
         count = min(int(ray.cluster_resources().get(kind, 0)), len(shards))
         if count < 1:
             raise EvaluationError(f"the Ray cluster has no {kind}")
+        environment = {"env_vars": {"PYTHONPATH": python_path()}}
         options = {"num_cpus": 1, "num_gpus": int(device == "cuda"), "max_restarts": 3, "max_task_retries": 3}
-        actors: list[Any] = [ray.remote(Worker).options(**options).remote(entry, dataset, device) for _ in range(count)]
+        worker = ray.remote(Worker).options(**options, runtime_env=environment)
+        actors: list[Any] = [worker.remote(entry, dataset, device) for _ in range(count)]
         try:
             pool: Any = ray.util.ActorPool(actors)
             yield from pool.map_unordered(lambda actor, shard: actor.run.remote(shard), shards)
@@ -252,5 +251,3 @@ class Ray:
         finally:
             for actor in actors:
                 ray.kill(actor)
-            if started:
-                ray.shutdown()
