@@ -169,6 +169,7 @@ def _end(pool: Any) -> None:
     if joining.is_alive():
         for process in multiprocessing.active_children():
             process.kill()
+        joining.join(_END_SECONDS / 3)  # with nobody left to wait for, so that its semaphores are given back
 
 
 def run(
