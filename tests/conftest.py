@@ -96,8 +96,8 @@ def second_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder with one table of hand-countable models."""
     # every such project has its own module of this name: neither it nor its place may outlive the test
     monkeypatch.delitem(sys.modules, "second_models", raising=False)
-    monkeypatch.setattr(sys, "path", [*sys.path])
     project = tmp_path / "second"
+    monkeypatch.setattr(sys, "path", [str(project), *sys.path])  # as opening the project does
     (project / "tables").mkdir(parents=True)
     (project / "tables" / "table_01.yaml").write_text(TABLE)
     (project / "second_models.py").write_text(textwrap.dedent(MODELS))
