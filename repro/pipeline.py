@@ -74,7 +74,7 @@ class Run:
     @classmethod
     def open(cls, project: Project, folder: Path) -> Run:
         """A run over a project with the user's store in ``folder``."""
-        if project.root is not None and str(project.root) not in sys.path:
+        if project.root is not None and sys.path[:1] != [str(project.root)]:
             sys.path.insert(0, str(project.root))  # a project's own models are imported by its specs' python builder
         return cls(project=project, store=Store(folder), ledger=Store(project.folder("results")))
 
