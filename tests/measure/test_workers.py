@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -49,3 +51,27 @@ def test_an_installation_that_cannot_run_a_task_is_said_once(tmp_path):
             paths=[str(tmp_path)],
             task="needs_more:work",
         )
+
+
+# A thread of its own that takes the signal leaves the main thread's wait as uninterrupted as a signal that comes just
+# before the wait begins: the second needs luck, the first none.
+MISSED = """
+import queue, signal, threading, time
+from repro.measure.workers import _take
+
+def interrupt():
+    time.sleep(0.5)
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+threading.Thread(target=interrupt).start()
+try:
+    _take(queue.SimpleQueue())
+except KeyboardInterrupt:
+    print("seen")
+"""
+
+
+def test_an_interruption_that_does_not_wake_the_wait_is_seen():
+    done = subprocess.run([sys.executable, "-c", MISSED], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("seen\n", "")
