@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,8 +73,7 @@ class Run:
     @classmethod
     def open(cls, project: Project, folder: Path) -> Run:
         """A run over a project with the user's store in ``folder``."""
-        if project.root is not None and sys.path[:1] != [str(project.root)]:
-            sys.path.insert(0, str(project.root))  # a project's own models are imported by its specs' python builder
+        project.put_on_path()  # its own models are imported by its specs' python builder
         return cls(project=project, store=Store(folder), ledger=Store(project.folder("results")))
 
     @property

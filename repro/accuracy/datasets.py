@@ -18,6 +18,7 @@ import json
 import os
 import re
 import tarfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
@@ -51,7 +52,7 @@ def _order(text: str) -> tuple[list[str | int], str]:
     return natural_key(text), text  # the text itself decides between "a1" and "A01"
 
 
-class ImageDataset:
+class ImageDataset(ABC):
     """Images with targets, read by index.
 
     Attributes
@@ -90,13 +91,13 @@ class ImageDataset:
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
 
+    @abstractmethod
     def read(self, index: int) -> bytes:
         """The bytes of one image's file. Raises OSError when they cannot be read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _stamps(self) -> Iterable[Any]:
         """What tells this copy of the images from another, beside names and targets."""
-        raise NotImplementedError
 
     @cached_property
     def fingerprint(self) -> str:

@@ -22,7 +22,7 @@ from repro.accuracy.job import (
     ModelFailed,
     Options,
 )
-from repro.accuracy.predictions import SKIPPED, TODO, Partial, Predictions, PredictionStore
+from repro.accuracy.predictions import PENDING, SKIPPED, Partial, Predictions, PredictionStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,13 +150,13 @@ class _Run:
             return Partial.empty(images)
         partial = self.store.load(name, self.keys[name], images)
         if not self.options.skip_corrupt:  # who does not skip wants to hear of a corrupt image again
-            partial.state[partial.state == SKIPPED] = TODO
+            partial.state[partial.state == SKIPPED] = PENDING
         return partial
 
     def _need(self, name: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
         size = self.options.batch
-        todo = self.partials[name].state == TODO
-        return np.add.reduceat(todo, np.arange(0, len(todo), size)) > 0
+        pending = self.partials[name].state == PENDING
+        return np.add.reduceat(pending, np.arange(0, len(pending), size)) > 0
 
     def go(self, executor: Executor) -> Evaluation:
         need = {name: self._need(name) for name in self.entries}

@@ -22,7 +22,7 @@ import numpy as np
 from repro.accuracy.errors import EvaluationError
 from repro.files import write_atomically
 
-TODO, DONE, SKIPPED = 0, 1, 2
+PENDING, DONE, SKIPPED = 0, 1, 2
 _FORMAT = 1
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -103,7 +103,7 @@ class Partial:
     top5
         int16, shape (N, 5), -1 where nothing is known yet.
     state
-        uint8, shape (N,): ``TODO``, ``DONE`` or ``SKIPPED`` (a corrupt image).
+        uint8, shape (N,): ``PENDING``, ``DONE`` or ``SKIPPED`` (a corrupt image).
     """
 
     top5: Array
@@ -113,7 +113,7 @@ class Partial:
     @classmethod
     def empty(cls, images: int) -> Partial:
         """Nothing done."""
-        return cls(np.full((images, 5), -1, dtype=np.int16), np.full(images, TODO, dtype=np.uint8))
+        return cls(np.full((images, 5), -1, dtype=np.int16), np.full(images, PENDING, dtype=np.uint8))
 
     def put(self, start: int, top5: Array, skipped: Mapping[int, str]) -> None:
         """Take in the predictions of the images from ``start`` on; keys of ``skipped`` are positions in them."""
@@ -127,7 +127,7 @@ class Partial:
 
     def finished(self) -> bool:
         """Whether every image was evaluated or skipped."""
-        return bool((self.state != TODO).all())
+        return bool((self.state != PENDING).all())
 
 
 class PredictionStore:

@@ -74,7 +74,7 @@ class _Shard:
 class _Pass:
     """The shards of one group of models, and who works on what."""
 
-    todo: deque[_Shard]
+    unsent: deque[_Shard]
     names: list[str]
     entries: list[ModelEntry]
     idle: list[Any] = field(default_factory=list)
@@ -190,9 +190,9 @@ class _Cluster:
     def _work(self, work: _Pass) -> Iterator[Event]:
         """Hand out shards until all are done; a lost worker's goes back to the front."""
         alive_at = time.monotonic()
-        while work.todo or work.running:
-            while work.todo and work.idle:
-                actor, shard = work.idle.pop(), work.todo.popleft()
+        while work.unsent or work.running:
+            while work.unsent and work.idle:
+                actor, shard = work.idle.pop(), work.unsent.popleft()
                 work.running[actor.run.remote(shard.batches)] = actor, shard
             ready, _ = self.ray.wait([*work.running, *work.starting], num_returns=1, timeout=1.0)
             if ready or work.running:
@@ -229,7 +229,7 @@ class _Cluster:
                 raise EvaluationError(
                     f"batch {first} and those after it lost {_ATTEMPTS} workers: {one_line(error)}"
                 ) from error
-            work.todo.appendleft(shard)
+            work.unsent.appendleft(shard)
             self._replace(work)
             return []
         work.idle.append(actor)

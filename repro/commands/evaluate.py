@@ -13,6 +13,7 @@ from repro.commands.options import (
     OFF,
     OK,
     check_writable,
+    files_by_name,
     formats_of,
     open_run,
     options,
@@ -148,7 +149,7 @@ def evaluate(
     check_writable(predictions.parent if predictions else Path(), predictions is not None)
     classes = classes or 1000
     run = open_run(project, store)
-    local = _local_weights(weights)
+    local = files_by_name(weights, "--weights")
 
     from repro.accuracy.datasets import open_dataset
     from repro.accuracy.engine import evaluate as evaluate_all
@@ -228,20 +229,6 @@ def _only_dense(
             raise UsageError(f"{option} is of classifiers; there are --detector, --segmenter and --detections")
     if precision != "float32":
         raise UsageError("--precision: detectors and segmenters are evaluated in float32")
-
-
-def _local_weights(given: Sequence[str]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for text in given:
-        name, equals, file = text.partition("=")
-        if not (name and equals and file):
-            raise UsageError(f"--weights {text}: expected VARIANT=FILE")
-        if name in found:
-            raise UsageError(f"--weights {name}: given twice")
-        if not Path(file).is_file():
-            raise UsageError(f"--weights {name}: {file}: no such file")
-        found[name] = Path(file)
-    return found
 
 
 def _variants(project: Any) -> dict[str, Variant]:

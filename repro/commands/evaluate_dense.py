@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from repro.commands.options import OFF, OK, check_writable, warn
+from repro.commands.options import OFF, OK, check_writable, files_by_name, warn
 from repro.errors import ReproError, UsageError
 from repro.spec.manifest import DETECTION, SEGMENTATION, Checkpoint
 from repro.spec.metrics import METRICS
@@ -123,19 +123,9 @@ def _is_damage(error: BaseException) -> bool:
 
 
 def _local(given: Sequence[str], option: str, data: Path | None, needs: str) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for text in given:
-        name, equals, file = text.partition("=")
-        if not (name and equals and file):
-            raise UsageError(f"{option} {text}: expected VARIANT=FILE")
-        if data is None:
-            raise UsageError(f"{option} {name}: needs {needs} DIR beside it")
-        if name in found:
-            raise UsageError(f"{option} {name}: given twice")
-        if not Path(file).is_file():
-            raise UsageError(f"{option} {name}: {file}: no such file")
-        found[name] = Path(file)
-    return found
+    if given and data is None:
+        raise UsageError(f"{option} {given[0].partition('=')[0]}: needs {needs} DIR beside it")
+    return files_by_name(given, option)
 
 
 def _choose(

@@ -62,6 +62,21 @@ output_option = click.option(
 )
 
 
+def files_by_name(given: Sequence[str], option: str) -> dict[str, Path]:
+    """What an option of the form VARIANT=FILE names, each once and each there."""
+    found: dict[str, Path] = {}
+    for text in given:
+        name, equals, file = text.partition("=")
+        if not (name and equals and file):
+            raise UsageError(f"{option} {text}: expected VARIANT=FILE")
+        if name in found:
+            raise UsageError(f"{option} {name}: given twice")
+        if not Path(file).is_file():
+            raise UsageError(f"{option} {name}: {file}: no such file")
+        found[name] = Path(file)
+    return found
+
+
 def open_run(project: Path | None, store: Path | None) -> Any:
     """The project and the records that --project and --store name."""
     from repro.pipeline import Run

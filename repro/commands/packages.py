@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,8 +60,7 @@ class Wanted:
         UsageError
             For a table, variant, size or weight file that does not exist.
         """
-        if project.root is not None and sys.path[:1] != [str(project.root)]:
-            sys.path.insert(0, str(project.root))  # a project's own models: their code is part of a package's name
+        project.put_on_path()  # its own models' code is part of a package's name
         size = printed_size(self.size) if self.size is not None else None
         if self.size is not None and size is None:
             raise UsageError(f"--size {self.size}: expected pixels, as 224 or 384x512")

@@ -50,12 +50,9 @@ def recover(
     if any(protocol != protocols[0] for protocol in protocols[1:]):
         raise UsageError(f"table {number}: rows of different protocols cannot be searched together")
 
-    import sys
-
     from repro.measure.recover import Space  # torch: only once all else is known to be right
 
-    if found.root is not None and str(found.root) not in sys.path:
-        sys.path.insert(0, str(found.root))  # a project's own search spaces
+    found.put_on_path()  # its own search spaces
     form = str(protocols[0].get("form", "folded"))
     space = Space(table.search.space, table.search.base, input_size_of(protocols[0]), form)
     start = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +46,11 @@ class Project:
     def folder(self, name: str) -> Path:
         """``tables``, ``checkpoints_manifest`` or ``results`` of this project."""
         return self.root / name if self.root is not None else _shipped(name)
+
+    def put_on_path(self) -> None:
+        """Let the project's own modules be imported, and before any of the same name elsewhere."""
+        if self.root is not None and sys.path[:1] != [str(self.root)]:
+            sys.path.insert(0, str(self.root))
 
     @property
     def template_folders(self) -> list[Path]:

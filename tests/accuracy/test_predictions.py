@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from repro.accuracy.errors import EvaluationError
-from repro.accuracy.predictions import DONE, SKIPPED, TODO, Predictions, PredictionStore
+from repro.accuracy.predictions import DONE, PENDING, SKIPPED, Predictions, PredictionStore
 
 
 def some():
@@ -51,22 +51,22 @@ def test_what_is_no_predictions_file(tmp_path):
 def test_partial_and_store(tmp_path):
     store, key = PredictionStore(tmp_path / "store"), {"images": "f", "checkpoint": "c", "protocol": {"batch": 2}}
     partial = store.load("a/b", key, 5)
-    assert partial.state.tolist() == [TODO] * 5
+    assert partial.state.tolist() == [PENDING] * 5
     store.save("a/b", key, partial)
     assert not (tmp_path / "store").exists()  # nothing known, nothing written
     partial.put(2, np.array([[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]], dtype=np.int16), {1: "truncated"})
     store.save("a/b", key, partial)
     again = store.load("a/b", key, 5)
     assert np.array_equal(again.top5, partial.top5)
-    assert again.state.tolist() == [TODO, TODO, DONE, SKIPPED, TODO]
+    assert again.state.tolist() == [PENDING, PENDING, DONE, SKIPPED, PENDING]
     assert again.top5[3].tolist() == [-1] * 5
     assert not again.finished()
     file = store.path("a/b", key)
     for other in ({**key, "images": "g"}, {**key, "protocol": {"batch": 3}}):
-        assert (store.load("a/b", other, 5).state == TODO).all()
+        assert (store.load("a/b", other, 5).state == PENDING).all()
         file.replace(store.path("a/b", other))  # even under the other's name
-        assert (store.load("a/b", other, 5).state == TODO).all()
+        assert (store.load("a/b", other, 5).state == PENDING).all()
         store.path("a/b", other).replace(file)
-    assert (store.load("a/b", key, 6).state == TODO).all()
+    assert (store.load("a/b", key, 6).state == PENDING).all()
     file.write_bytes(file.read_bytes()[:100])
-    assert (store.load("a/b", key, 5).state == TODO).all()
+    assert (store.load("a/b", key, 5).state == PENDING).all()
