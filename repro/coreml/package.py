@@ -147,11 +147,6 @@ class Package:
         return dict(self.spec.description.metadata.userDefined)
 
     @property
-    def predicted_feature(self) -> str | None:
-        """Name of a classifier's output that is the predicted label."""
-        return self._description(self.default_function).predictedFeatureName or None
-
-    @property
     def probabilities_feature(self) -> str | None:
         """Name of a classifier's output that maps labels to probabilities."""
         return self._description(self.default_function).predictedProbabilitiesName or None

@@ -97,11 +97,6 @@ class TablePage:
         counted.update(cell.status for cell in self.result.architecture)
         return {status: counted[status] for status in STATUSES}
 
-    @property
-    def stories(self) -> list[Story]:
-        """All cells' stories."""
-        return [cell.story for _, rows in self.groups for row in rows for cell in row.cells if cell.story is not None]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ModelPage:
