@@ -113,7 +113,8 @@ class Run:
                 where = outcome.pop("provenance", None)  # of another machine
                 for record in records_of(job, outcome, where if isinstance(where, dict) else provenance_now(made)):
                     self.store.put(record)
-                error = outcome.get("error")
+                errors = outcome.get("errors")
+                error = next(iter(errors.values())) if isinstance(errors, dict) else outcome.get("error")
                 report.done(job.name, f"{error['reason']}: {error['message']}" if isinstance(error, dict) else None)
 
             settings.run(jobs, done=done, started=lambda job: report.started(job.name), paths=paths)

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from repro.measure.macs import Count, count, second_count, second_count_of, total
+from repro.measure.macs import Count, UncountedOperatorError, second_count, second_count_of, total
+from repro.measure.macs import count as count_products
 from repro.models.catalogue import build, without_initialisation
 from repro.models.reparam import Fold, apply_folds, average_heads, find_folds, has_two_heads, merge_branches
 from repro.spec.tables import COUNTINGS, InputSize, Variant
@@ -20,10 +21,10 @@ _NORMS = ("batch_norm",)
 
 
 def _on_meta(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` on the meta device; no weight is copied on the way."""
+    """A copy of ``model`` on the meta device that asks for no gradients; no weight is copied on the way."""
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
     for buffer in model.buffers():
         memo[id(buffer)] = buffer.to("meta")
     return copy.deepcopy(model, memo)
@@ -49,8 +50,18 @@ def count_variant(variant: Variant, input_size: InputSize) -> dict[str, Any]:
     -------
     dict
         ``params``: parameters by form. ``operators``: operations by form and operator. ``macs``: multiply-adds by
-        ``form/counting``. ``cross_check``: by form, fvcore's products and FlopCounterMode's.
+        ``form/counting``. ``cross_check``: by form, fvcore's products and FlopCounterMode's. Where an operator cannot
+        be counted, ``errors`` says so of ``gmacs``, and ``params`` is all else there is.
     """
+    refused: list[UncountedOperatorError] = []
+
+    def count(model: nn.Module, example: torch.Tensor) -> Count:
+        try:
+            return count_products(model, example)
+        except UncountedOperatorError as error:  # params are known all the same
+            refused.append(error)
+            return Count(by_operator={}, by_module={})
+
     with without_initialisation():
         model = build(variant, input_size=input_size)
     example = torch.zeros(1, _channels(model), *input_size)
@@ -91,6 +102,8 @@ def count_variant(variant: Variant, input_size: InputSize) -> dict[str, Any]:
     operators["folded_two_heads"]["linear"] = operators["folded"].get("linear", 0) + head
     second["folded_two_heads"] = kept
 
+    if refused:
+        return {"params": params, "errors": {"gmacs": {"reason": "refused", "message": str(refused[0])}}}
     return {
         "params": params,
         "operators": operators,

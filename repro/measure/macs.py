@@ -22,9 +22,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from repro.errors import ModelError
 
 # Products of an activation and weights.
-_WEIGHTED = ("conv", "linear", "addmm", "mm", "mv")
+_WEIGHTED = ("conv", "convolution_mode", "linear", "addmm", "mm", "mv", "recurrent")
 # Products of two activations: attention's.
 _ACTIVATIONS = ("matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention", "dot")
+# Products of either kind that fvcore has no handle for.
+_UNKNOWN_TO_FVCORE = ("scaled_dot_product_attention", "baddbmm", "convolution_mode", "recurrent", "mv", "dot")
 # What fvcore counts beside products: normalisation, pooling and resampling.
 _NORMS = ("batch_norm", "group_norm", "layer_norm", "instance_norm")
 _RESAMPLING = ("adaptive_avg_pool2d", "upsample_nearest2d", "upsample_bilinear2d", "grid_sampler")
@@ -93,6 +95,19 @@ def _addbmm(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
 
 def _linear(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     return Counter({"linear": math.prod(_shape(outputs[0])) * _shape(inputs[1])[-1]})
+
+
+def _convolution_mode(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """A convolution whose padding is a name (``same``, ``valid``): each output takes one filter."""
+    return Counter({"convolution_mode": math.prod(_shape(outputs[0])) * math.prod(_shape(inputs[1])[1:])})
+
+
+def _recurrent(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """LSTM, GRU and plain recurrence: every position takes each weight matrix once, of all layers and directions."""
+    sequence, _, weights = inputs[:3]
+    shapes = [_shape(weight) for weight in weights.node().inputs()]
+    each = sum(math.prod(shape) for shape in shapes if len(shape) == 2)
+    return Counter({"recurrent": math.prod(_shape(sequence)[:-1]) * each})
 
 
 def _addmv(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
@@ -198,8 +213,7 @@ def total(by_operator: Mapping[str, int], counting: str) -> int:
         "macs-attention": _WEIGHTED,
         "macs+norms": (*_WEIGHTED, *_ACTIVATIONS, *_NORMS, *_RESAMPLING),
         "fvcore": (
-            *_WEIGHTED,
-            *(name for name in _ACTIVATIONS if name not in ("scaled_dot_product_attention", "baddbmm")),
+            *(name for name in (*_WEIGHTED, *_ACTIVATIONS) if name not in _UNKNOWN_TO_FVCORE),
             *_NORMS,
             *_RESAMPLING,
         ),
@@ -238,6 +252,8 @@ def count(model: nn.Module, example: torch.Tensor) -> Count:
                 "aten::baddbmm": _baddbmm,
                 "aten::addbmm": _addbmm,
                 "aten::addmv": _addmv,
+                "aten::_convolution_mode": _convolution_mode,
+                **dict.fromkeys(("aten::lstm", "aten::gru", "aten::rnn_tanh", "aten::rnn_relu"), _recurrent),
                 "aten::linear": _linear,
                 "aten::einsum": _einsum,
                 "aten::scaled_dot_product_attention": _attention,
@@ -268,8 +284,29 @@ def _flash_attention_for_cpu(query: Any, key: Any, value: Any, *args: Any, out_v
     return int(_FLOPS_PER_MAC * batch * query[-2] * key[-2] * (query[-1] + value[-1]))
 
 
-# FlopCounterMode knows attention's kernels on CUDA only and counts the CPU's as nothing.
-_CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _flash_attention_for_cpu}
+def _lstm_for_cpu(
+    sequence: Any, from_input: Any, from_hidden: Any, *args: Any, out_val: Any = None, **kwargs: Any
+) -> int:
+    return int(_FLOPS_PER_MAC * math.prod(sequence[:-1]) * (math.prod(from_input) + math.prod(from_hidden)))
+
+
+# FlopCounterMode knows the kernels of attention and of LSTM on CUDA only and counts the CPU's as nothing.
+_CPU_KERNELS: dict[Any, Any] = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _flash_attention_for_cpu,
+    torch.ops.aten.mkldnn_rnn_layer: _lstm_for_cpu,
+}
+
+
+@contextmanager
+def _without_gradients(model: nn.Module) -> Iterator[None]:
+    """FlopCounterMode fails for a module that is given a parameter that asks for a gradient, as a class token is."""
+    asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
 
 
 def second_count(model: nn.Module, example: torch.Tensor) -> int:
@@ -277,12 +314,13 @@ def second_count(model: nn.Module, example: torch.Tensor) -> int:
 
     ``model`` and ``example`` may lie on the meta device, where counting takes no arithmetic.
     """
-    return second_count_of(lambda: model.eval()(example))
+    with _without_gradients(model):
+        return second_count_of(lambda: model.eval()(example))
 
 
 def second_count_of(forward: Callable[[], object]) -> int:
-    """The same for anything that runs a forward pass."""
-    counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
+    """The same for anything that runs a forward pass, of a model whose parameters ask for no gradients."""
+    counter = FlopCounterMode(display=False, custom_mapping=_CPU_KERNELS)
     with torch.no_grad(), _without_fast_path(), counter:
         forward()
     return int(counter.get_total_flops()) // _FLOPS_PER_MAC

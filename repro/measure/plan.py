@@ -70,13 +70,16 @@ def missing(needs: Iterable[Need], store: Store, *, refresh: bool = False) -> li
 
 
 def records_of(job: Job, outcome: dict[str, Any], provenance: dict[str, Any]) -> list[Record]:
-    """The records of a finished job: ``outcome`` is a worker's counts, or ``{"error": {...}}``."""
+    """The records of a finished job: ``outcome`` is a worker's counts, or ``{"error": {...}}``.
+
+    ``errors`` beside counts are of single metrics.
+    """
     return [_record(need, outcome, provenance) for need in job.needs]
 
 
 def _record(need: Need, outcome: dict[str, Any], provenance: dict[str, Any]) -> Record:
     unit = {"params": "M", "gmacs": "G", "architecture": "layers", "operators": "MACs"}[need.metric]
-    error = outcome.get("error")
+    error = outcome.get("error") or outcome.get("errors", {}).get(need.metric)
     value: float | None = None
     details: dict[str, Any] = {}
     if error is None and need.metric == "params":

@@ -46,6 +46,46 @@ def test_convolution(channels, out, groups, kernel, stride, padding, size):
     assert both(layer, torch.zeros(1, channels * groups, size, size)) == (expected, expected)
 
 
+@pytest.mark.parametrize(("padding", "side"), [("same", 9), ("valid", 7)])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_convolution_with_padding_by_name(padding, side, groups):
+    layer = nn.Conv2d(4, 6, 3, padding=padding, groups=groups)
+    expected = side * side * 6 * (4 // groups) * 9
+    example = torch.zeros(2, 4, 9, 9)
+    assert both(layer, example) == (2 * expected, 2 * expected)
+    assert count(layer, example).total("fvcore") == 0
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_recurrence(kind, gates, bidirectional, layers):
+    module = kind(6, 5, num_layers=layers, bidirectional=bidirectional, batch_first=True)
+    directions = 1 + bidirectional
+    widths = [6, *[5 * directions] * (layers - 1)]
+    expected = 2 * 7 * sum(directions * gates * 5 * (width + 5) for width in widths)
+    assert both(Apply(lambda x, rnn: rnn(x)[0], module), torch.zeros(2, 7, 6)) == (expected, expected)
+    assert second_count(module.to("meta"), torch.zeros(2, 7, 6, device="meta")) == expected
+
+
+class ClassToken(nn.Module):
+    """Gives a module a parameter that asks for a gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 1, 4))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.token.expand(x.shape[0], -1, -1)) + x.mean()
+
+
+def test_a_parameter_that_is_a_modules_input():
+    model = ClassToken()
+    assert both(model, torch.zeros(2, 3, 4, 4)) == (24, 24)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("groups", [1, 2])
 def test_transposed_convolution_works_on_every_input_pixel(groups):
     layer = nn.ConvTranspose2d(4, 6, 3, stride=2, groups=groups)
