@@ -17,12 +17,12 @@ from repro.compare.published import PublishedColumn, published
 from repro.compare.records import Records
 from repro.compare.tolerance import Tolerance, exact, rounds_to, truncates_to
 from repro.errors import UsageError
-from repro.measure.needs import Need, Unmeasurable, latency_need, need_of
+from repro.measure.needs import DEFAULT_SIZE, Need, Unmeasurable, latency_need, need_of
 from repro.results.record import Record
 from repro.spec.metrics import METRICS, scale
 from repro.spec.parse import is_number
 from repro.spec.reader import suggestion
-from repro.spec.tables import Column, Deviation, Reported, Row, Table
+from repro.spec.tables import COUNTERS, Column, Deviation, Reported, Row, Table, plain_size
 
 STATUSES = ("match", "within", "explained", "outside", "failed", "not_measured", "not_reported")
 COMPARED = ("match", "within", "explained", "outside")
@@ -249,6 +249,7 @@ def _cell(table: Table, row: Row, column: Column, records: Records, tolerance: T
             return replace(base, status="match", reason="failed_too", message=record.error["message"])
         return _with_status(base, "failed", record.error["reason"], record.error["message"])
     measured = _value(record, column.metric, protocol, reported.unit or column.unit)
+    base = replace(base, protocol=_counted_as(column.metric, protocol) if column.kind.kind == "count" else protocol)
     base = replace(base, measured=measured, counters_disagree=_disagree(record, protocol))
     return _judge(table, row, base, records, tolerance, printed)
 
@@ -355,6 +356,16 @@ def _with_status(cell: Cell, status: str, reason: str, message: str) -> Cell:
     if cell.reported.text is None:
         return replace(cell, status="not_reported", reason="lost_in_extraction" if cell.reported.lost else None)
     return replace(cell, status=status, reason=reason, message=message)
+
+
+def _counted_as(metric: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """The protocol of a count in full: what the spec does not say has a default, and the value stands under that."""
+    defaults = {"input_size": plain_size(DEFAULT_SIZE), "form": "folded"}
+    if metric == "gmacs":
+        defaults["counting"] = "macs"
+        if protocol.get("counting") in COUNTERS:  # other programs are given the network as it is created
+            protocol = {**protocol, "form": "as_trained"}
+    return {**protocol, **{name: value for name, value in defaults.items() if name not in protocol}}
 
 
 def convention(metric: str, protocol: Mapping[str, Any]) -> str:

@@ -283,12 +283,15 @@ def describe(cell: Cell) -> str:
         "as_trained": "as trained",
         "reparameterised": "reparameterised",
         "folded": "reparameterised, BatchNorm folded, heads averaged",
+        "folded_two_heads": "reparameterised, BatchNorm folded, two heads kept",
     }.get(str(cell.protocol.get("form")), "")
     counting = {
         "macs": "a multiply-add is one, attention counted, norms not",
         "macs+norms": "attention and norms counted",
         "macs-attention": "attention not counted",
         "fvcore": "fvcore's default handles",
+        "thop": "counted by thop",
+        "ptflops": "counted by ptflops",
     }.get(str(cell.protocol.get("counting")), "")
     return "; ".join(part for part in (form, counting) if part)
 

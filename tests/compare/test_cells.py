@@ -68,6 +68,18 @@ def test_the_rows_convention_picks_the_value(second_paper, store):
     assert statuses(table, store)["Line-8", "params"].measured == Decimal("0.4")
 
 
+def test_a_count_says_its_whole_protocol(second_paper, store):
+    path = second_paper / "tables" / "table_01.yaml"
+    path.write_text(TABLE.replace("protocol: {input_size: 16, batch_size: 1, form: folded, counting: macs}\n", "", 1))
+    table = Project(root=second_paper).table(1)
+    for metric in ("params", "gmacs"):
+        store.put(counted(table.rows[0].variant, metric, 312))
+    cells = statuses(table, store)
+    assert cells["Line-8", "params"].protocol == {"input_size": 224, "form": "folded"}
+    assert cells["Line-8", "gmacs"].protocol == {"input_size": 224, "form": "folded", "counting": "macs"}
+    assert cells["Line-16", "gmacs"].protocol == {}  # nothing is measured yet, so nothing is said
+
+
 def test_a_stale_record_is_not_used(table, store):
     variant = table.rows[0].variant
     record = counted(variant, "params", 312, SIZE)
