@@ -176,7 +176,7 @@ def run_package(package: Path, image: Path, crop: float, round_float16: bool, fo
 
     picture = images.load(image)
     program = Program.load(package)
-    given = images.prepare(picture, program, crop=crop)
+    given = images.prepare(picture, program.package, crop=crop)
     run = program.execute({program.inputs[0].name: given}, round_float16=round_float16)
     best = program.top(run.outputs)
     if form == "json":

@@ -13,12 +13,10 @@ import numpy as np
 
 from repro.coreml.errors import ProgramError
 from repro.coreml.export import MEAN, STD
-from repro.coreml.package import Feature
+from repro.coreml.package import Feature, Package
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from repro.coreml.interpreter import Program
 
 
 def load(path: str | Path) -> Image:
@@ -59,8 +57,8 @@ def fit(image: Image, *, height: int, width: int, crop: float = 1.0) -> Image:
     return resized.crop((left, top, left + width, top + height))
 
 
-def prepare(image: Image, program: Program, *, crop: float) -> Any:
-    """Make of an image what a program's only input takes: an image of its size, or a normalised tensor.
+def prepare(image: Image, package: Package, *, crop: float) -> Any:
+    """Make of an image what a package's only input takes: an image of its size, or a normalised tensor.
 
     A tensor input has no normalisation of its own: the one that the package's metadata names counts (``repro.mean`` and
     ``repro.std``), else ImageNet's usual one.
@@ -68,17 +66,17 @@ def prepare(image: Image, program: Program, *, crop: float) -> Any:
     Raises
     ------
     ProgramError
-        The program takes something else than one image, or its metadata holds no numbers.
+        The package takes something else than one image, or its metadata holds no numbers.
     """
-    feature, shown = program.inputs[0], program.package.shown
+    feature, shown = package.inputs[0], package.shown
     shape = feature.shape or ()
-    if len(program.inputs) != 1 or feature.kind not in ("image", "tensor"):
+    if len(package.inputs) != 1 or feature.kind not in ("image", "tensor"):
         raise ProgramError(f"{shown}: its input is not one image")
     if feature.kind == "image":
         return fit(image, height=shape[0], width=shape[1], crop=crop)
     if len(shape) != 4 or shape[:2] != (1, 3):
         raise ProgramError(f"{shown}: its input '{feature.name}' has shape {shape}, not that of one RGB image")
-    metadata = program.package.metadata
+    metadata = package.metadata
     try:
         mean, std = (
             np.asarray([float(part) for part in metadata[f"repro.{name}"].split(",")]) if f"repro.{name}" in metadata
