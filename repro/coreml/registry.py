@@ -19,7 +19,7 @@ from repro.coreml.mil import DTYPES, DType
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-_MODULES = ("constexpr", "elementwise", "image", "index", "nn", "pool", "reduce", "tensor")
+_MODULES = ("constexpr", "elementwise", "image", "index", "nn", "pool", "recurrent", "reduce", "tensor")
 _OPERATORS: dict[str, Operator] = {}
 
 #: What an element type is held in while a program runs. Float16 is held as float32: its arithmetic on a CPU is slow

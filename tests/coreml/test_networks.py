@@ -45,6 +45,17 @@ class Heads(nn.Module):
         return self.attention(x, x, x, need_weights=False)[0]
 
 
+class Recurrent(nn.Module):
+    """Rows as sequences."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.flatten(1, 2))[0]
+
+
 def _windows(x: Tensor) -> Tensor:
     n, c, h, w = x.shape
     x = x.view(n, c, h // 4, 4, w // 4, 4).permute(0, 2, 4, 3, 5, 1).reshape(-1, 16, c)
@@ -101,6 +112,9 @@ MODULES: dict[str, nn.Module] = {
     "slices": Function(lambda x: x[:, 1:, ::2, -3:] + x[:, :1, 1::2, :3]),
     "axes swapped": Function(lambda x: x.swapaxes(-1, 1) + x.swapdims(1, 3)),
     "multi-head attention as a module": Heads(),
+    "lstm both ways": Recurrent(nn.LSTM(8, 5, num_layers=2, bidirectional=True, batch_first=True)),
+    "plain recurrence": Recurrent(nn.RNN(8, 5, batch_first=True)),
+    "gated recurrence": Recurrent(nn.GRU(8, 5, batch_first=True)),
     "flip": Function(lambda x: x.flip(-1, 1)),
     "pads": Function(lambda x: F.pad(x, (1, 2, 0, 3), value=0.5)),
     "reflection": Function(lambda x: F.pad(x, (1, 2, 3, 1), mode="reflect")),
