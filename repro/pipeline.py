@@ -10,6 +10,7 @@ from typing import Any
 
 from repro.compare.cells import TableResult, compare, needs, printed_cell
 from repro.compare.estimate import Printed, Programs, estimated, model_of
+from repro.compare.latency import Beside
 from repro.compare.records import Records
 from repro.compare.tolerance import Tolerance
 from repro.errors import UsageError
@@ -25,6 +26,8 @@ from repro.spec.metrics import scale
 from repro.spec.parse import is_number
 from repro.spec.project import Project
 from repro.spec.tables import Row, Table
+
+Estimator = Callable[[Table, Sequence[Row]], Beside]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,13 +130,12 @@ class Run:
         rows: Sequence[Row] | None = None,
         metrics: Sequence[str] = (),
         tolerance: Tolerance | None = None,
-        estimate: bool = False,
+        estimator: Estimator | None = None,
     ) -> TableResult:
-        """Set the table beside the records; with ``estimate`` a column of estimated latencies, never compared."""
+        """Set the table beside the records; with an estimator a column of estimated latencies, never compared."""
         beside = []
-        if estimate and table.column("latency") is not None:
-            printed, programs = self.programs()
-            beside.append(estimated(table, table.rows if rows is None else rows, model_of(printed), programs))
+        if estimator is not None and table.column("latency") is not None:
+            beside.append(estimator(table, table.rows if rows is None else rows))
         return compare(
             table,
             self.records,
@@ -143,6 +145,18 @@ class Run:
             printed=self._printed,
             beside=beside,
         )
+
+    def estimator(self) -> Estimator:
+        """What estimates the latencies of a table's rows; the fit is done once, for any number of tables.
+
+        Raises
+        ------
+        UsageError
+            When too few programs are on record.
+        """
+        printed, programs = self.programs()
+        model = model_of(printed)
+        return lambda table, rows: estimated(table, rows, model, programs)
 
     def programs(self) -> tuple[list[Printed], Programs]:
         """Every printed latency whose program is on record, and every program on record, by variant and size."""

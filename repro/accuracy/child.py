@@ -41,7 +41,7 @@ def main() -> None:
         # torch's DataLoader says in words, not in a type, that one of its processes died
         kind = "lost" if "exited unexpectedly" in str(error) or "killed by signal" in str(error) else "bug"
         connection.send((kind, str(error) if kind == "lost" else traceback.format_exc()))
-    except Exception:
+    except Exception:  # whatever it is, the other side raises it with this traceback
         connection.send(("bug", traceback.format_exc()))
 
 

@@ -22,6 +22,8 @@ from repro.commands.options import (
     warn,
 )
 from repro.errors import ReproError, UsageError
+from repro.exclusive import beside_others
+from repro.results.store import default_folder
 from repro.spec.manifest import Checkpoint
 from repro.spec.tables import Variant
 
@@ -139,9 +141,6 @@ def evaluate(
             checkpoints=checkpoints, offline=offline, dataset=dataset, classes=classes, device=device, jobs=jobs,
             executor=executor, format=chosen_formats[0],
         )  # fmt: skip
-        from repro.exclusive import beside_others
-        from repro.results.store import default_folder
-
         with beside_others(default_folder()):
             return evaluate_dense(open_run(project, store), asked)
     if detectors or segmenters or detections:
@@ -155,9 +154,7 @@ def evaluate(
     from repro.accuracy.engine import evaluate as evaluate_all
     from repro.accuracy.job import Options
     from repro.accuracy.predictions import PredictionStore
-    from repro.exclusive import beside_others
     from repro.progress import images_progress
-    from repro.results.store import default_folder
 
     variants = _variants(run.project)
     # whatever is wrong with the files or the images is said before anything is downloaded or built

@@ -91,14 +91,11 @@ def report_of(run: Any, tolerance: Any) -> Any:
 
 def compared(run: Any, specs: Any, tolerance: Any) -> tuple[Any, ...]:
     """The tables beside the records, with estimates of latency where enough programs are on record."""
-    from repro.compare.estimate import model_of
-
     try:
-        model_of(run.programs()[0])
-        estimate = True
+        estimator = run.estimator()
     except UsageError:  # too few programs: the tables then have no such column
-        estimate = False
-    return tuple(run.compare(spec, tolerance=tolerance, estimate=estimate) for spec in specs)
+        estimator = None
+    return tuple(run.compare(spec, tolerance=tolerance, estimator=estimator) for spec in specs)
 
 
 def _plots(results: Any) -> tuple[Any, str]:

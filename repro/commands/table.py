@@ -78,7 +78,8 @@ def table(
     check_writable(folder, bool(files))
     run.measure([spec], rows, wanted, settings)
     warn(run)
-    result = run.compare(spec, rows=rows[number], metrics=wanted, tolerance=bound, estimate=estimate)
+    estimator = run.estimator() if estimate and spec.column("latency") is not None else None
+    result = run.compare(spec, rows=rows[number], metrics=wanted, tolerance=bound, estimator=estimator)
     texts = {name: FORMATS[name].make(result, run.project.template_folders) for name in chosen}
     for name, path in files.items():
         write_atomically(path, texts[name])

@@ -1,32 +1,30 @@
-"""Recurrent layers over sequences ``x`` (S, B, I): LSTM and the plain recurrence.
+"""Recurrent layers over sequences ``x`` (S, B, I): LSTM and the plain recurrence, as torch computes them.
 
-Definitions: coremltools' ``iOS15/recurrent.py``. What they leave open is refused: where peepholes and clipping act
-(they are no parameters here), and in which order a reversed layer gives the states of all steps. GRU is not here:
-coremltools itself converts it to a loop.
+Definitions: coremltools' ``iOS15/recurrent.py``. Refused is what they leave open (where peepholes and clipping act, and
+in which order a reversed layer gives the states of all steps), and what no converter writes: other activations than
+torch's. GRU is not here: coremltools itself converts it to a loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from repro.coreml.registry import op
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "relu": torch.relu,
-    "linear": lambda x: x,
-}
+
+def _weights(weight_ih: Tensor, weight_hh: Tensor, bias: Tensor | None) -> list[Tensor]:
+    """As torch takes them, with the bias that MIL has once."""
+    shift = weight_ih.new_zeros(weight_ih.shape[0]) if bias is None else bias
+    return [weight_ih, weight_hh, shift, torch.zeros_like(shift)]
 
 
-def _activation(name: str) -> Callable[[Tensor], Tensor]:
-    if name not in _ACTIVATIONS:
-        raise ValueError(f"unknown activation {name}")
-    return _ACTIVATIONS[name]
+def _in_torch_order(weights: Sequence[Tensor]) -> list[Tensor]:
+    """MIL's gates are input, forget, output, cell; torch's input, forget, cell, output."""
+    gates = [weight.chunk(4) for weight in weights]
+    return [torch.cat([i, f, z, o]) for i, f, o, z in gates]
 
 
 def _backward(direction: str, output_sequence: bool) -> bool:
@@ -37,8 +35,9 @@ def _backward(direction: str, output_sequence: bool) -> bool:
     return direction == "reverse"
 
 
-def _order(steps: int, backward: bool) -> range:
-    return range(steps - 1, -1, -1) if backward else range(steps)
+def _usual(given: str, usual: Sequence[str]) -> None:
+    if given not in usual:
+        raise ValueError(f"unknown activation {given}")
 
 
 @op(tensors="x initial_h initial_c weight_ih weight_hh bias weight_ih_back weight_hh_back bias_back")
@@ -62,29 +61,20 @@ def lstm(
 
     Gives the hidden states of every step in the sequence's order, or of the last one alone, and the last states.
     """
-    gate, cell, out = (_activation(name) for name in (recurrent_activation, cell_activation, activation))
-    size = weight_hh.shape[1]
-    if direction != "bidirectional":
-        ways = [(weight_ih, weight_hh, bias, _backward(direction, output_sequence))]
-    elif weight_ih_back is not None and weight_hh_back is not None:
-        ways = [(weight_ih, weight_hh, bias, False), (weight_ih_back, weight_hh_back, bias_back, True)]
-    else:
-        raise ValueError("a bidirectional layer without weights for the way back")
-    sequences, hidden, cells = [], [], []
-    for way, (from_input, from_hidden, shift, backward) in enumerate(ways):
-        h, c = (state[:, way * size : (way + 1) * size] for state in (initial_h, initial_c))
-        given = F.linear(x, from_input, shift)
-        states: list[Tensor] = []
-        for step in _order(x.shape[0], backward):
-            i, f, o, z = (given[step] + F.linear(h, from_hidden)).split(size, 1)
-            c = gate(f) * c + gate(i) * cell(z)
-            h = gate(o) * out(c)
-            states.append(h)
-        sequences.append(torch.stack(states[::-1] if backward else states))
-        hidden.append(h)
-        cells.append(c)
-    last = torch.cat(hidden, 1)
-    return torch.cat(sequences, 2) if output_sequence else last[None], last, torch.cat(cells, 1)
+    _usual(recurrent_activation, ("sigmoid",))
+    _usual(cell_activation, ("tanh",))
+    _usual(activation, ("tanh",))
+    weights, both = _in_torch_order(_weights(weight_ih, weight_hh, bias)), direction == "bidirectional"
+    if both:
+        if weight_ih_back is None or weight_hh_back is None:
+            raise ValueError("a bidirectional layer without weights for the way back")
+        weights += _in_torch_order(_weights(weight_ih_back, weight_hh_back, bias_back))
+    elif _backward(direction, output_sequence):
+        x = x.flip(0)
+    start = [torch.stack(state.chunk(1 + both, 1)) for state in (initial_h, initial_c)]
+    states, *last = torch.lstm(x, start, weights, True, 1, 0.0, False, both, False)
+    hidden, cell = (torch.cat(list(state), 1) for state in last)
+    return states if output_sequence else hidden[None], hidden, cell
 
 
 @op(tensors="x initial_h weight_ih weight_hh bias")
@@ -99,10 +89,8 @@ def rnn(
     activation: str = "tanh",
 ) -> tuple[Tensor, Tensor]:
     """Weights (H, I) and (H, H), state (B, H); gives what ``lstm`` gives, without cells."""
-    act, backward, h = _activation(activation), _backward(direction, output_sequence), initial_h
-    given = F.linear(x, weight_ih, bias)
-    states: list[Tensor] = []
-    for step in _order(x.shape[0], backward):
-        h = act(given[step] + F.linear(h, weight_hh))
-        states.append(h)
-    return torch.stack(states) if output_sequence else h[None], h
+    _usual(activation, ("tanh", "relu"))
+    x = x.flip(0) if _backward(direction, output_sequence) else x
+    run = torch.rnn_tanh if activation == "tanh" else torch.rnn_relu
+    states, last = run(x, initial_h[None], _weights(weight_ih, weight_hh, bias), True, 1, 0.0, False, False, False)
+    return states if output_sequence else last, last[0]

@@ -343,7 +343,7 @@ def _unpack(path: Path, folder: Path) -> Path:
             if sum(item.file_size for item in members) > _ZIP_LIMIT:
                 raise PackageError(f"{path}: the zip unpacks to more than {_ZIP_LIMIT >> 30} GiB")
             archive.extractall(folder, members)
-    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:  # RuntimeError: encrypted, unknown method
         raise PackageError(f"{path}: the zip cannot be unpacked: {error}") from None
     manifests = sorted(folder.rglob("Manifest.json"), key=lambda found: len(found.parts))
     if not manifests:

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from repro.measure.macs import Count, UncountedOperatorError, second_count, second_count_of, total
-from repro.measure.macs import count as count_products
+from repro.measure.macs import Count, UncountedOperatorError, count, second_count, second_count_of, total
 from repro.models.catalogue import build, without_initialisation
 from repro.models.reparam import Fold, apply_folds, average_heads, find_folds, has_two_heads, merge_branches
 from repro.spec.tables import COUNTINGS, InputSize, Variant
@@ -55,9 +54,9 @@ def count_variant(variant: Variant, input_size: InputSize) -> dict[str, Any]:
     """
     refused: list[UncountedOperatorError] = []
 
-    def count(model: nn.Module, example: torch.Tensor) -> Count:
+    def counted() -> Count:
         try:
-            return count_products(model, example)
+            return count(model, example)
         except UncountedOperatorError as error:  # params are known all the same
             refused.append(error)
             return Count(by_operator={}, by_module={})
@@ -67,7 +66,7 @@ def count_variant(variant: Variant, input_size: InputSize) -> dict[str, Any]:
     example = torch.zeros(1, _channels(model), *input_size)
     on_meta = example.to("meta")
 
-    trained = count(model, example)
+    trained = counted()
     params = {"as_trained": _params(model)}
     operators = {"as_trained": dict(trained.by_operator)}
     folds: list[Fold] = []
@@ -80,7 +79,7 @@ def count_variant(variant: Variant, input_size: InputSize) -> dict[str, Any]:
         second = {"as_trained": second_count(meta, on_meta)}
         with_heads = _params(model), second_count(_on_meta(model), on_meta) if averaging and merged else None
         average_heads(model)
-        deployed, meta = count(model, example), _on_meta(model)
+        deployed, meta = counted(), _on_meta(model)
         second["reparameterised"] = second_count_of(lambda: folds.extend(find_folds(meta, on_meta)))
     else:
         with_heads = _params(model), None

@@ -39,7 +39,9 @@ def terminal(result: TableResult) -> str:
     """The whole table, its notes and its standing."""
     view = view_of(result)
     if result.published and not _fits(_grid(view, _names(view, False))):
-        view = _without_published(view)
+        view = view_of(replace(result, published=()))
+        left_out = (f"{column.header}: no room here; see the other formats." for column in result.published)
+        view = replace(view, notes=(*view.notes, *left_out))
     title = textwrap.fill(f"Table {result.table.number}: {result.table.title}", WIDTH)
     notes = "\n".join(textwrap.fill(note, WIDTH, subsequent_indent="  ") for note in view.notes)
     signs = textwrap.fill(legend(view.used), WIDTH)
@@ -81,25 +83,14 @@ def _names(view: View, inline: bool) -> list[str]:
     return [_name(row, inline) for _, rows in view.groups for row in rows]
 
 
-def _without_published(view: View) -> View:
-    kept = len(view.result.beside)
-    notes = [f"{column.header}: no room here; see the other formats." for column in view.result.published]
-    return replace(
-        view,
-        result=replace(view.result, published=()),
-        beside=view.beside[:kept],
-        notes=(*(n for n in view.notes if n not in {c.note for c in view.result.published}), *notes),
-    )
-
-
 def _below(view: View) -> str:
     """The columns that are never compared, beside what the paper prints, for the rows that have any."""
     latency = next(index for index, shown in enumerate(view.columns) if shown.column.metric == "latency")
     lines = [
-        [_name(row, False), row.cells[latency].reported, *row.beside[: len(view.beside)]]
+        [_name(row, False), row.cells[latency].reported, *row.beside]
         for _, rows in view.groups
         for row in rows
-        if set(row.beside[: len(view.beside)]) - {"–"}
+        if set(row.beside) != {"–"}
     ]
     heads = ["Model", "Paper (ms)", *(textwrap.fill(head, 16) for head in view.beside)]
     align = ["left"] + ["right"] * (len(heads) - 1)
